@@ -1,0 +1,62 @@
+"""Header fields as lists of (name, value) pairs of bytes, names in lower case. Never a dict: order and repeats count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Pair = tuple[bytes, bytes]
+Pairs = list[Pair]
+
+#: RFC 9110 §7.6.1 and RFC 9112: meaningful for one connection only, never forwarded.
+HOP_BY_HOP = frozenset({
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",
+    b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings",
+})  # fmt: skip
+
+
+def get(pairs: Iterable[Pair], name: bytes) -> bytes | None:
+    """The first value, or None."""
+    for key, value in pairs:
+        if key == name:
+            return value
+    return None
+
+
+def get_all(pairs: Iterable[Pair], name: bytes) -> list[bytes]:
+    return [value for key, value in pairs if key == name]
+
+
+def remove(pairs: Pairs, name: bytes) -> None:
+    pairs[:] = [pair for pair in pairs if pair[0] != name]
+
+
+def put(pairs: Pairs, name: bytes, value: bytes) -> None:
+    """Set a field to exactly one value, at the end of the list."""
+    remove(pairs, name)
+    pairs.append((name, value))
+
+
+def append_token(pairs: Pairs, name: bytes, token: bytes) -> None:
+    """Add one member to a comma-separated list field (`Vary`, `Via`), joining repeats into one line (RFC 9110 §5.3)."""
+    values = get_all(pairs, name)
+    put(pairs, name, b", ".join([*values, token]))
+
+
+def connection_options(pairs: Iterable[Pair]) -> frozenset[bytes]:
+    """The lower-cased field names a `Connection` header lists."""
+    options: set[bytes] = set()
+    for key, value in pairs:
+        if key == b"connection":
+            options.update(option.strip().lower() for option in value.split(b","))
+    return frozenset(options)
+
+
+def end_to_end(pairs: Iterable[Pair]) -> Pairs:
+    """The pairs without hop-by-hop fields and without fields that `Connection` names (RFC 9110 §7.6.1)."""
+    named = connection_options(pairs)
+    if not named or named <= _HARMLESS:
+        return [pair for pair in pairs if pair[0] not in HOP_BY_HOP]
+    return [pair for pair in pairs if pair[0] not in HOP_BY_HOP and pair[0] not in named]
+
+
+_HARMLESS = frozenset({b"keep-alive", b"close", b"upgrade", b"te", b""})

@@ -1,0 +1,101 @@
+"""The whole configuration as frozen values: what `routes.compile` makes of a document, and the table is built from.
+
+Pure data: comparable, hashable where it matters, no live parts. Times are seconds (float); the document and the
+database carry milliseconds. Ids are the rows' primary keys, kept so that usage rows can name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scope = Literal["global", "upstream", "route", "consumer", "route_consumer", "upstream_consumer"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    id: int
+    host: str  # a name, an IPv4 or IPv6 address without brackets, or `unix:/path`
+    port: int  # 0 for a unix socket
+    weight: int  # share of traffic; 0 is drained: in the table, gets nothing
+
+    @property
+    def address(self) -> str:
+        if self.host.startswith("unix:"):
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    id: int
+    name: str
+    protocol: Literal["http", "https"]
+    balancing: Literal["round-robin", "least-connections"]
+    connect_timeout_s: float
+    first_byte_timeout_s: float
+    idle_timeout_s: float  # between two chunks, either way
+    total_timeout_s: float  # 0: no limit
+    retries: int  # further attempts after a failure that was safe to retry
+    max_connections: int  # per target and worker
+    tls_verify: bool
+    tls_server_name: str  # empty: the target's host
+    targets: tuple[TargetSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldCondition:
+    """One condition on a header (name lower-cased) or query parameter.
+
+    `values` empty: must be present with any value; otherwise one of its values must equal one of these.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedUpstream:
+    upstream: str  # name
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    id: int
+    name: str
+    hosts: tuple[str, ...]  # lower case; `*.example.com` matches one or more labels; empty: any
+    paths: tuple[str, ...]  # patterns, see gateway.proxy.match; empty: any
+    methods: frozenset[str]  # upper case; empty: any
+    headers: tuple[FieldCondition, ...]
+    query: tuple[FieldCondition, ...]
+    upstreams: tuple[WeightedUpstream, ...]
+    priority: int = 0
+    strip_path: bool = False
+    preserve_host: bool = False
+    path_rewrite: str = ""  # template, see gateway.proxy.match; empty: none
+    max_body_bytes: int = 0  # 0: the gateway's own limit
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSpec:
+    """One plugin setting. `config` is the validated `Plugin.Config` instance (frozen pydantic)."""
+
+    id: int
+    name: str
+    scope: Scope
+    route: str  # names, empty where the scope has none
+    upstream: str
+    consumer_id: int  # 0 where the scope has none
+    config: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    version: int
+    digest: str
+    upstreams: Mapping[str, UpstreamSpec] = field(default_factory=dict)
+    routes: tuple[RouteSpec, ...] = ()
+    plugins: tuple[PluginSpec, ...] = ()
