@@ -1,0 +1,136 @@
+"""Every setting of the gateway, read from environment variables and nothing else.
+
+One place for names, types, bounds, defaults and descriptions: `docs/settings.md` is generated from it, and a wrong value
+stops the start with every problem named at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Role = Literal["all", "proxy", "admin"]
+Words = Annotated[list[str], NoDecode]
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Variables that may name a file instead (`SECRET_KEY_FILE=/run/secrets/key`), as container platforms do.
+FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+
+PLUGINS = [
+    "gateway.plugins.request_id.RequestId",
+    "gateway.plugins.cors.Cors",
+    "gateway.plugins.key_auth.KeyAuth",
+    "gateway.plugins.acl.Acl",
+    "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.request_transformer.RequestTransformer",
+    "gateway.plugins.response_transformer.ResponseTransformer",
+]
+
+
+class Environment(BaseSettings):
+    """Names are `GATEWAY_<FIELD>` unless an alias says otherwise. Lists are separated by commas."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", frozen=True, use_attribute_docstrings=True, env_ignore_empty=True
+    )
+
+    database_url: str = Field("", validation_alias="DATABASE_URL")
+    """PostgreSQL as a URL, `postgres://user:password@host:5432/name`. Empty: the embedded server of `manage.py up`."""
+    redis_url: str = Field("", validation_alias="REDIS_URL")
+    """Valkey or Redis as a URL, `redis://host:6379/0` or `unix:///path`. Empty: the embedded server of `manage.py up`."""
+    secret_key: str = Field("", validation_alias="SECRET_KEY")
+    """Signs sessions and cookies. Empty: the file `secrets/secret-key` in the data directory."""
+    data_dir: Path = ROOT / "var"
+    """Where everything that must survive a restart lies: embedded servers, secrets, usage spool, last good configuration."""
+
+    role: Role = "all"
+    """What a worker serves: `proxy` only traffic, `admin` only the control plane, `all` both on one port."""
+    port: int = Field(8080, ge=1, le=65535, validation_alias="PORT")
+    """Port of the `all` and `proxy` roles."""
+    admin_port: int = Field(8081, ge=1, le=65535)
+    """Port of the `admin` role."""
+    status_port: int = Field(8082, ge=0, le=65535)
+    """Loopback port of a `proxy` node for `/metrics` and `/status`. 0: none."""
+    bind: str = ""
+    """Address to listen on. Empty: 0.0.0.0 for `proxy`, 127.0.0.1 for `all` and `admin`."""
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    """Worker processes. One per core is right."""
+    node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=64)
+    """This machine's name among the nodes that share the database."""
+    drain_timeout_s: float = Field(30.0, gt=0, le=3600)
+    """After SIGTERM: how long requests in flight may take to finish."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of log lines on standard error."""
+
+    allowed_hosts: Words = ["localhost", "127.0.0.1", "[::1]"]
+    """Host names the control plane answers to. Traffic of routes is not touched by it."""
+    csrf_trusted_origins: Words = []
+    """Origins (`https://gateway.example.com`) the dashboard is served from behind a TLS proxy."""
+    trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = []
+    """Networks whose `X-Forwarded-*` fields are believed, `10.0.0.0/8,fd00::/8`. Others' are dropped."""
+
+    plugins: Words = PLUGINS
+    """Plugin classes in the order they run, as dotted paths."""
+    plugin_dir: Path | None = None
+    """A directory with plugin modules of your own."""
+    autopublish: bool = True
+    """Publish every committed change at once. Off: changes gather as a draft until someone publishes."""
+
+    max_head_bytes: int = Field(32_768, ge=1024, le=1_048_576)
+    """Largest request head (request line and header fields); above it 431."""
+    max_headers: int = Field(100, ge=10, le=1000)
+    """Most header fields of a request; above it 431."""
+    max_line_bytes: int = Field(8_192, ge=256, le=65_536)
+    """Longest request line; above it 414."""
+    max_body_bytes: int = Field(1_073_741_824, ge=0)
+    """Largest request body; above it 413. 0: no limit. A route may set a lower one."""
+    max_connections: int = Field(10_000, ge=10)
+    """Open client connections of one worker; above it 503."""
+
+    redis_timeout_ms: int = Field(50, ge=5, le=5000)
+    """How long a request may wait for Redis before its policy's `on_error` decides."""
+    usage_spool_max_mb: int = Field(1024, ge=16)
+    """Disk for usage rows that PostgreSQL has not taken yet. When full, new rows are dropped and counted."""
+    usage_retention_days: int = Field(30, ge=1, le=3650)
+    """Days of raw usage rows kept. Rollups stay longer: minutes this long, hours a year, days for ever."""
+
+    debug: bool = False
+    """Django's debug pages on the control plane. Never in production."""
+
+    @field_validator(
+        "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "plugins", mode="before", check_fields=True
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+class BadEnvironment(SystemExit):
+    """Ends the process with every wrong variable named; not an exception trace, for it is read by people."""
+
+
+def load() -> Environment:
+    from_files = {}
+    for name in FROM_FILE:
+        if path := os.environ.get(f"{name}_FILE"):
+            try:
+                from_files[name] = Path(path).read_text().strip()
+            except OSError as error:
+                raise BadEnvironment(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    try:
+        return Environment(**from_files)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"  {variable(problem['loc'][0])}: {problem['msg']}" for problem in error.errors()]
+        raise BadEnvironment("Settings that cannot be used:\n" + "\n".join(lines)) from error
+
+
+def variable(field: str | int) -> str:
+    """The environment variable of a field (or of an alias, which is a variable already)."""
+    name = str(field)
+    return name if name.isupper() else f"GATEWAY_{name.upper()}"

@@ -1,0 +1,120 @@
+"""What a plugin is: a name, a Config, hooks in phases.
+
+| phase      | when                                    | may                                    | an exception means                  |
+|------------|-----------------------------------------|----------------------------------------|-------------------------------------|
+| `access`   | route known, nothing sent               | raise Reject, return an Answer, change | 500, not forwarded: fail closed     |
+|            |                                         | the upstream request                   |                                     |
+| `response` | head known, nothing sent; also for      | change status and headers              | 500 if unsent                       |
+|            | answers and errors made here            |                                        |                                     |
+| `body`     | chunks pass                             | transform, count, stop                 | connection aborted, never a second  |
+|            |                                         |                                        | answer                              |
+| `log`      | after the last byte, or the client left | record; never wait                     | logged, counted                     |
+
+`access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
+generator; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run in the order
+of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from gateway.proxy.exchange import Answer, Credential, Exchange
+from gateway.proxy.limits import Limit, LimitState
+
+HOOKS = ("access", "response", "body", "log")
+
+
+class PluginConfig(BaseModel):
+    """Base of every Config: frozen, refuses unknown fields. Each field has type, bound, default and description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Limiter(Protocol):
+    """Counters shared by all workers and nodes."""
+
+    def check(self, limits: Sequence[tuple[str, Limit]]) -> Awaitable[list[LimitState]]:
+        """Test and take one unit from every (key, limit) as one atomic step: if one refuses, none is taken.
+
+        States come in the order asked. Raises RedisUnavailable within tens of milliseconds.
+        """
+        ...
+
+    def check_local(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
+        """The same against this worker's own memory, for `on_error: local`."""
+        ...
+
+
+class CredentialLookup(Protocol):
+    def find_key(self, digest: bytes) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        """The credential for the SHA-256 of a secret. Returned directly when this worker remembers it.
+
+        Raises CredentialsUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a credential does not count: code is one of key_invalid, key_expired, key_revoked, consumer_disabled."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the runtime lends to plugins. Everything that waits has a deadline of its own."""
+
+    limiter: Limiter
+    credentials: CredentialLookup
+    clock: Callable[[], float]  # monotonic seconds
+    wall: Callable[[], float]  # seconds since the epoch
+
+
+class Plugin:
+    """Base class. Override only the hooks you need; any other public method is refused at import as a misspelt hook."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[PluginConfig]]
+    #: True for authentication: sets exchange.consumer. Settings scoped to a consumer apply after the last of these.
+    identifies: ClassVar[bool] = False
+
+    def __init__(self, config: Any, resources: Resources) -> None:
+        """May derive (parse, compile) from the config; no I/O."""
+        self.config = config
+        self.resources = resources
+
+    def access(self, exchange: Exchange) -> Answer | None | Awaitable[Answer | None]:
+        return None
+
+    def response(self, exchange: Exchange) -> None | Awaitable[None]:
+        return None
+
+    def body(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        return chunks
+
+    def log(self, exchange: Exchange) -> None:
+        return None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for attribute in ("name", "Config"):
+            if not hasattr(cls, attribute):
+                raise TypeError(f"{cls.__qualname__} has no `{attribute}`: every plugin declares a name and a Config.")
+        for name, value in vars(cls).items():
+            hook_like = callable(value) and not isinstance(value, type)
+            if hook_like and not name.startswith("_") and name not in HOOKS:
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} is not a hook (hooks are {', '.join(HOOKS)}). "
+                    "Name helper methods with a leading underscore."
+                )
+
+    @classmethod
+    def hooks(cls) -> tuple[str, ...]:
+        """The phases this plugin takes part in."""
+        return tuple(hook for hook in HOOKS if getattr(cls, hook) is not getattr(Plugin, hook))

@@ -1,0 +1,150 @@
+"""Exchange: one request and its answer, with everything learnt on the way.
+
+Made by the view, filled by the pipeline and the plugins, read once more when the usage record is written.
+Clocks: `*_s` are seconds of `time.perf_counter`, except `wall_s` (seconds since the epoch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.proxy.headers import Pairs
+from gateway.proxy.snapshot import RouteSpec, UpstreamSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Who calls. Immutable: a change in the database makes a new one."""
+
+    id: int
+    username: str
+    custom_id: str = ""
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What proved it. `id` is the row's primary key, `hint` may be shown and logged (a key's prefix), a secret never."""
+
+    kind: str  # "key"
+    id: int
+    hint: str
+    consumer: Consumer
+    scopes: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer made inside the gateway. `headers` lower-cased pairs, without content-length."""
+
+    status: int
+    headers: Pairs = field(default_factory=list)
+    body: bytes = b""
+
+
+class Exchange:
+    """Plain attributes, no behaviour: the pipeline tells the story.
+
+    `headers` are the client's fields without hop-by-hop and gateway-owned ones; plugins edit them in place and they
+    go upstream. `response_headers` is None until there is an answer. `upstream_path`/`upstream_query` replace what the
+    route would send (bytes, as on the wire) when a plugin sets them. `notes` carries a plugin's own state from hook to
+    hook; the key is the plugin instance.
+    """
+
+    __slots__ = (
+        "answer_body",
+        "body",
+        "bytes_in",
+        "bytes_out",
+        "cache_status",
+        "client_ip",
+        "config_version",
+        "consumer",
+        "content_length",
+        "credential",
+        "detail",
+        "finished_s",
+        "headers",
+        "host",
+        "id",
+        "method",
+        "notes",
+        "outcome",
+        "path",
+        "path_params",
+        "path_tail",
+        "peer_ip",
+        "peer_trusted",
+        "port",
+        "query",
+        "raw_path",
+        "response_headers",
+        "route",
+        "scheme",
+        "sent_s",
+        "started_s",
+        "status",
+        "target",
+        "tries",
+        "upstream",
+        "upstream_head_s",
+        "upstream_path",
+        "upstream_query",
+        "wall_s",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        raw_path: bytes,
+        query: bytes,
+        headers: Pairs,
+        scheme: str,
+        peer_ip: str,
+        port: int,
+        started_s: float,
+        wall_s: float,
+        body: AsyncIterable[bytes] | None = None,
+    ) -> None:
+        self.id = ""
+        self.method = method
+        self.raw_path = raw_path  # as the client wrote it, without the query
+        self.query = query  # without `?`
+        self.headers = headers
+        self.scheme = scheme  # downstream's, after trusted X-Forwarded-Proto
+        self.host = ""  # lower case, without port
+        self.port = port  # downstream's listening port, after trusted X-Forwarded-Port
+        self.peer_ip = peer_ip  # the address that is connected to us; "" on a unix socket
+        self.peer_trusted = False
+        self.client_ip = peer_ip  # after trusted X-Forwarded-For
+        self.path = ""  # normalised reading: what routes match on
+        self.body = body  # None: the request has none
+        self.content_length: int | None = None  # None: unknown (chunked) or no body
+        self.config_version = 0
+        self.route: RouteSpec | None = None
+        self.path_params: dict[str, str] = {}
+        self.path_tail = ""  # what a pattern's final `/*` matched, with its leading slash
+        self.consumer: Consumer | None = None
+        self.credential: Credential | None = None
+        self.upstream: UpstreamSpec | None = None
+        self.upstream_path: bytes | None = None
+        self.upstream_query: bytes | None = None
+        self.target = ""  # address of the target that answered, or was tried last
+        self.tries = 0
+        self.status = 0  # 0: no answer yet
+        self.response_headers: Pairs | None = None
+        self.answer_body: bytes | AsyncIterator[bytes] = b""
+        self.cache_status = ""
+        self.outcome = ""
+        self.detail = ""  # one sentence for the operator, on the usage row
+        self.bytes_in = 0  # body bytes only
+        self.bytes_out = 0
+        self.started_s = started_s
+        self.wall_s = wall_s
+        self.sent_s = 0.0  # the attempt that answered: when its request went out
+        self.upstream_head_s = 0.0  # and when its head had arrived
+        self.finished_s = 0.0
+        self.notes: dict[Any, Any] = {}

@@ -1,0 +1,144 @@
+"""Django's settings, derived from `gateway.environment`. Nothing here is read from anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from psycopg.conninfo import conninfo_to_dict
+
+from gateway import environment
+from gateway.embedded import places
+
+ENVIRONMENT = environment.load()
+PLACES = places.at(ENVIRONMENT.data_dir)
+BASE_DIR = environment.ROOT
+PROXY_ONLY = ENVIRONMENT.role == "proxy"
+
+
+def _database(url: str) -> dict[str, Any]:
+    if not url:
+        return {"ENGINE": "django.db.backends.postgresql", **PLACES.database}
+    parts: dict[str, Any] = conninfo_to_dict(url)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.pop("dbname", ""),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        "OPTIONS": parts,
+    }
+
+
+def _secret_key() -> str:
+    """The one from the environment, else the data directory's; "" makes Django refuse to sign anything."""
+    path = PLACES.secrets / "secret-key"
+    return ENVIRONMENT.secret_key or (path.read_text().strip() if path.exists() else "")
+
+
+DEBUG = ENVIRONMENT.debug
+SECRET_KEY = _secret_key()
+ALLOWED_HOSTS = ENVIRONMENT.allowed_hosts
+CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
+REDIS_URL = ENVIRONMENT.redis_url or PLACES.redis_url
+
+_CONTROL_PLANE = ["unfold", "django.contrib.admin", "django.contrib.messages", "django.contrib.staticfiles"]
+INSTALLED_APPS = [
+    *(["daphne"] if "runserver" in sys.argv else []),  # development: Django's runserver over ASGI
+    *([] if PROXY_ONLY else _CONTROL_PLANE),
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.postgres",
+    "gateway",
+    "routes",
+    "keys",
+    "dashboard",
+]
+# Control plane only: traffic never passes here (gateway.handler), so sync middleware does no harm.
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+ROOT_URLCONF = "gateway.urls"
+ASGI_APPLICATION = "gateway.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+DATABASES = {
+    "default": {
+        **_database(ENVIRONMENT.database_url),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "hg:django",
+        # A control plane without Redis is slower, not broken.
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 0.5, "SOCKET_TIMEOUT": 0.5, "IGNORE_EXCEPTIONS": True},
+    }
+}
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "admin:login"
+SESSION_COOKIE_HTTPONLY = True
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True  # no collectstatic step: files are served from the installed packages
+
+UNFOLD = {
+    "SITE_TITLE": "HydraGate",
+    "SITE_HEADER": "HydraGate",
+    "SITE_SYMBOL": "alt_route",
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": ENVIRONMENT.log_level.upper()},
+    "loggers": {
+        # One line per call of theirs would be one line per request of ours.
+        name: {"level": "WARNING"}
+        for name in ("httpx", "httpcore", "daphne", "django.channels.server", "asyncio")
+    },
+}
