@@ -1,0 +1,164 @@
+"""Who calls (Consumer), what proves it (ApiKey), and the feed by which workers learn that an answer changed.
+
+A key's secret is never stored: `digest` is its SHA-256, which is enough for 160 random bits and costs microseconds.
+Rows of CredentialChange are written by triggers (migration 0002), so no way of changing a row can forget to.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import F, Func, Q, Value
+from django.db.models.functions import Lower, Now
+from django.db.models.lookups import Exact, Regex
+from django.utils import timezone
+
+#: A group, tag or scope. No comma and no blank: groups travel in one header field (`X-Consumer-Groups: a, b`).
+WORD = r"[A-Za-z0-9][A-Za-z0-9_.:/*-]{0,63}"
+#: Text that goes into a header field: no control characters, no blanks at the ends.
+NO_CONTROLS = r"^[^[:cntrl:]]*$"
+TRIMMED = r"^\S(.*\S)?$"
+
+
+def word_list(help_text: str) -> ArrayField[list[str], list[str]]:
+    word = models.CharField(
+        max_length=64, validators=[RegexValidator(rf"^{WORD}\Z", "Use letters, digits and _ . : / * - only.")]
+    )
+    return ArrayField(word, default=list, blank=True, help_text=help_text)
+
+
+def words_only(field: str, name: str) -> models.CheckConstraint:
+    joined = Func(F(field), Value(","), Value(","), function="array_to_string", output_field=models.TextField())
+    return models.CheckConstraint(
+        condition=Regex(joined, Value(rf"^({WORD}(,{WORD})*)?$")),
+        name=name,
+        violation_error_message=f"{field}: letters, digits and _ . : / * - only, at most 64 of them.",
+    )
+
+
+class ConsumerQuerySet(models.QuerySet["Consumer"]):
+    def named(self, username: str) -> Consumer:
+        """By username, whatever the case. Raises Consumer.DoesNotExist."""
+        return self.alias(folded=Lower("username")).get(folded=Lower(Value(username)))
+
+
+class Consumer(models.Model):
+    username = models.CharField(max_length=100, help_text="Unique, whatever the case. Upstreams get it as a header.")
+    custom_id = models.CharField(
+        "custom ID", max_length=100, blank=True, default="", help_text="Your own system's id for this consumer."
+    )
+    groups = word_list("Groups that ACL rules name, separated by commas.")
+    tags = word_list("For finding things; no effect on traffic.")
+    enabled = models.BooleanField(default=True, help_text="Off: every key of this consumer is refused, at once.")
+    note = models.TextField(blank=True, default="")
+    created_at = models.DateTimeField(auto_now_add=True, db_default=Now())
+    updated_at = models.DateTimeField(auto_now=True, db_default=Now())
+
+    objects = ConsumerQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["username"]
+        constraints = [
+            models.UniqueConstraint(
+                Lower("username"),
+                name="consumer_username_unique",
+                violation_error_message="A consumer of this name exists (upper and lower case count as the same).",
+            ),
+            models.CheckConstraint(
+                condition=Q(username__regex=TRIMMED) & Q(username__regex=NO_CONTROLS),
+                name="consumer_username_clean",
+                violation_error_message="A username is not empty and has no control characters or outer blanks.",
+            ),
+            models.UniqueConstraint(
+                fields=["custom_id"],
+                condition=~Q(custom_id=""),
+                name="consumer_custom_id_unique",
+                violation_error_message="Another consumer has this custom ID.",
+            ),
+            models.CheckConstraint(
+                condition=Q(custom_id="") | Q(custom_id__regex=TRIMMED) & Q(custom_id__regex=NO_CONTROLS),
+                name="consumer_custom_id_clean",
+                violation_error_message="A custom ID has no control characters or outer blanks.",
+            ),
+            words_only("groups", "consumer_groups_words"),
+            words_only("tags", "consumer_tags_words"),
+        ]
+
+    def __str__(self) -> str:
+        return self.username
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def live(self, now: datetime) -> Self:
+        """Neither revoked nor expired. Says nothing about the consumer."""
+        return self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
+
+
+class ApiKey(models.Model):
+    """Made by `services.key_create` and `key_rotate` only: they alone see the secret."""
+
+    consumer = models.ForeignKey(Consumer, models.CASCADE, related_name="keys")
+    name = models.CharField(max_length=100, blank=True, default="", help_text="What it is for, such as `billing job`.")
+    prefix = models.CharField(max_length=32, editable=False, db_index=True, help_text="The part that may be shown.")
+    digest = models.BinaryField(max_length=32, unique=True, editable=False, help_text="SHA-256 of the whole key.")
+    scopes = word_list("Scopes that ACL rules name, separated by commas.")
+    created_at = models.DateTimeField(auto_now_add=True, db_default=Now())
+    created_by = models.CharField(max_length=150, blank=True, default="", editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_reason = models.CharField(max_length=200, blank=True, default="", editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rotated_from = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, editable=False, related_name="rotated_to"
+    )
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Exact(
+                    Func(F("digest"), function="octet_length", output_field=models.IntegerField()), Value(32)
+                ),
+                name="apikey_digest_is_sha256",
+            ),
+            models.CheckConstraint(
+                condition=Q(revoked_reason="") | Q(revoked_at__isnull=False), name="apikey_reason_needs_revocation"
+            ),
+            words_only("scopes", "apikey_scopes_words"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+    @property
+    def state(self) -> str:
+        """`live`, `expired` or `revoked`. Says nothing about the consumer."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= timezone.now() else "live"
+
+
+class CredentialChange(models.Model):
+    """One thing whose answer may have changed: a digest, a consumer, or (both empty) everything.
+
+    Plain values, no foreign keys: a row outlives what it is about. `transaction` is the writer's xid8; ids come from a
+    sequence and become visible out of order, so `lookup.changes_since` asks by transaction instead.
+    """
+
+    digest = models.BinaryField(null=True, max_length=32)
+    consumer_id = models.BigIntegerField(null=True)
+    transaction = models.BigIntegerField(db_index=True)
+    at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"change {self.pk}"
