@@ -6,7 +6,7 @@ Clocks: `*_s` are seconds of `time.perf_counter`, except `wall_s` (seconds since
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,10 +55,12 @@ class Exchange:
 
     __slots__ = (
         "answer_body",
+        "authority",
         "body",
         "bytes_in",
         "bytes_out",
         "cache_status",
+        "chain",
         "client_ip",
         "config_version",
         "consumer",
@@ -66,6 +68,7 @@ class Exchange:
         "credential",
         "detail",
         "finished_s",
+        "forwarded_for",
         "headers",
         "host",
         "id",
@@ -80,6 +83,7 @@ class Exchange:
         "port",
         "query",
         "raw_path",
+        "release",
         "response_headers",
         "route",
         "scheme",
@@ -90,6 +94,7 @@ class Exchange:
         "tries",
         "upstream",
         "upstream_head_s",
+        "upstream_host",
         "upstream_path",
         "upstream_query",
         "wall_s",
@@ -115,11 +120,13 @@ class Exchange:
         self.query = query  # without `?`
         self.headers = headers
         self.scheme = scheme  # downstream's, after trusted X-Forwarded-Proto
-        self.host = ""  # lower case, without port
+        self.authority = b""  # Host as the client (or a trusted proxy) sent it
+        self.host = ""  # the same in lower case, without port
         self.port = port  # downstream's listening port, after trusted X-Forwarded-Port
         self.peer_ip = peer_ip  # the address that is connected to us; "" on a unix socket
         self.peer_trusted = False
         self.client_ip = peer_ip  # after trusted X-Forwarded-For
+        self.forwarded_for = b""  # a trusted proxy's X-Forwarded-For, to be continued
         self.path = ""  # normalised reading: what routes match on
         self.body = body  # None: the request has none
         self.content_length: int | None = None  # None: unknown (chunked) or no body
@@ -132,11 +139,13 @@ class Exchange:
         self.upstream: UpstreamSpec | None = None
         self.upstream_path: bytes | None = None
         self.upstream_query: bytes | None = None
+        self.upstream_host = b""  # Host for the upstream, when a plugin sets it
         self.target = ""  # address of the target that answered, or was tried last
         self.tries = 0
         self.status = 0  # 0: no answer yet
         self.response_headers: Pairs | None = None
         self.answer_body: bytes | AsyncIterator[bytes] = b""
+        self.release: Callable[[], Awaitable[None]] | None = None  # gives the upstream's connection back
         self.cache_status = ""
         self.outcome = ""
         self.detail = ""  # one sentence for the operator, on the usage row
@@ -148,3 +157,4 @@ class Exchange:
         self.upstream_head_s = 0.0  # and when its head had arrived
         self.finished_s = 0.0
         self.notes: dict[Any, Any] = {}
+        self.chain: Any = None  # table.Chain: the hooks that apply, once known

@@ -20,11 +20,16 @@ class TargetSpec:
     port: int  # 0 for a unix socket
     weight: int  # share of traffic; 0 is drained: in the table, gets nothing
 
-    @property
-    def address(self) -> str:
-        if self.host.startswith("unix:"):
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    address: str = field(init=False)  # `host:port`, `[::1]:port` or `unix:/path`: the target's identity
+    authority: bytes = field(init=False)  # for the Host field: without a default port, `localhost` for a unix socket
+
+    def __post_init__(self) -> None:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        local = self.host.startswith("unix:")
+        address = self.host if local else f"{host}:{self.port}"
+        authority = "localhost" if local else host if self.port in (80, 443) else address
+        object.__setattr__(self, "address", address)
+        object.__setattr__(self, "authority", authority.encode("ascii" if authority.isascii() else "idna"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,80 @@
+"""ProxyHandler: the fast way into the async view. No middleware, signals, threads or tasks; streams both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from io import BytesIO
+from typing import Any
+
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+
+from gateway.proxy.errors import UpstreamError
+from gateway.views import ProxyResponse, proxy
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_NO_BODY = BytesIO()  # Django wants a file; the view reads the body from `request.receive`
+
+
+class ProxyHandler(ASGIHandler):
+    """An ASGI application. Our server's scope extensions `hydragate.disconnect` and `hydragate.abort` save a watcher
+    task and make a broken answer visible; on any other ASGI server the plain protocol does the same, a little later."""
+
+    def __init__(self) -> None:
+        """No middleware chain is loaded, on purpose."""
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        request = ASGIRequest(scope, _NO_BODY)
+        request.receive = receive  # type: ignore[attr-defined]
+        task = asyncio.current_task()
+        assert task is not None
+        extensions = scope.get("extensions") or {}
+        watcher = None
+        if (on_disconnect := extensions.get("hydragate.disconnect")) is not None:
+            on_disconnect(task.cancel)
+        elif request.META.get("CONTENT_LENGTH", "0") in ("", "0") and "HTTP_TRANSFER_ENCODING" not in request.META:
+            watcher = asyncio.create_task(_watch(receive, task))
+        try:
+            response = await proxy(request)
+            await self._send(response, send, extensions.get("hydragate.abort"))
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    async def _send(self, response: ProxyResponse, send: Send, abort: Callable[[], None] | None) -> None:  # type: ignore[override]
+        exchange = response.exchange
+        outcome = "client_closed"
+        try:
+            await send({
+                "type": "http.response.start", "status": exchange.status, "headers": exchange.response_headers,
+            })  # fmt: skip
+            body = exchange.answer_body
+            if type(body) is bytes:
+                exchange.bytes_out = len(body)
+                await send({"type": "http.response.body", "body": body})
+            else:
+                async for chunk in body:  # type: ignore[union-attr]
+                    exchange.bytes_out += len(chunk)
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+            outcome = "ok"
+        except UpstreamError as error:
+            outcome, exchange.detail = error.outcome, error.detail
+            if abort is None:
+                raise
+            abort()
+        except Exception:
+            outcome = "internal_error"
+            raise
+        finally:
+            await response.pipeline.finish(exchange, outcome)
+
+
+async def _watch(receive: Receive, task: asyncio.Task[Any]) -> None:
+    """For servers without our extension: cancel the request when its client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()

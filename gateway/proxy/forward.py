@@ -1,0 +1,185 @@
+"""Forwarding: prepare the upstream request once, then try targets until one answers.
+
+Retries happen only when nothing can have been processed: the connection could not be made, or it died in a way the
+transport calls safe (RFC 9110 §9.2.2). Any other failure is the client's to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from time import perf_counter
+
+import httpx
+
+from gateway.proxy import headers as fields
+from gateway.proxy.answer import UpstreamAnswer
+from gateway.proxy.balancer import Balancer, TargetState
+from gateway.proxy.errors import BodyTooLarge, ConnectFailed, UpstreamError
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.match import rewrite_path
+from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
+from gateway.proxy.transport import NO_BODY, Transports, transport_key
+
+VIA = b"1.1 hydragate"
+_BASE = httpx.URL("http://upstream")  # never used for addressing: the target's transport knows where it leads
+
+
+class Forwarder:
+    """One per worker. `max_body_bytes`: the gateway's own limit, 0 for none; a route may set a lower one."""
+
+    def __init__(self, transports: Transports, balancer: Balancer, max_body_bytes: int = 0) -> None:
+        self.transports = transports
+        self.balancer = balancer
+        self.max_body_bytes = max_body_bytes
+
+    async def forward(self, exchange: Exchange) -> None:
+        """Fill status, response headers and body stream. Raises UpstreamError, BodyTooLarge, ClientClosed."""
+        upstream, route = exchange.upstream, exchange.route
+        assert upstream is not None
+        assert route is not None
+        pairs = _request_headers(exchange, upstream)
+        path = _request_target(exchange, route)
+        body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
+        tried: set[str] = set()
+        while True:
+            target = self.balancer.pick(upstream, tried)
+            exchange.target = target.address
+            exchange.tries += 1
+            request = httpx.Request(
+                exchange.method,
+                _BASE,
+                headers=[(b"host", _host(exchange, route, target)), *pairs],
+                stream=body,
+                extensions={"target": path},
+            )
+            try:
+                await self._attempt(exchange, upstream, target, request)
+                return
+            except UpstreamError as error:
+                tried.add(target.address)
+                if exchange.tries > upstream.retries or exchange.bytes_in or not _nothing_processed(error):
+                    raise
+
+    async def _attempt(
+        self, exchange: Exchange, upstream: UpstreamSpec, target: TargetSpec, request: httpx.Request
+    ) -> None:
+        state = self.balancer.state(upstream, target)
+        state.in_flight += 1
+        exchange.sent_s = perf_counter()
+        try:
+            response = await self.transports.get(upstream, target).handle_async_request(request)
+        except BaseException:
+            state.in_flight -= 1
+            raise
+        exchange.upstream_head_s = perf_counter()
+        stream = response.stream
+        assert isinstance(stream, UpstreamAnswer)
+        whole = stream.whole()
+        if whole is None:
+            exchange.release = Lease(stream, state).close
+        else:  # a small answer is all here, and its connection back in the pool
+            state.in_flight -= 1
+        exchange.status = response.status_code
+        exchange.response_headers = fields.end_to_end(response.headers.raw)
+        fields.append_token(exchange.response_headers, b"via", VIA)
+        exchange.answer_body = aiter(stream) if whole is None else whole
+
+    def retain(self, upstreams: list[UpstreamSpec]) -> None:
+        """After a swap: close connections and forget state of targets that no configuration names any more."""
+        self.transports.retain({transport_key(upstream, target) for upstream in upstreams for target in upstream.targets})
+        self.balancer.retain(upstreams)
+
+    def _body_limit(self, route: RouteSpec) -> int:
+        limits = [limit for limit in (self.max_body_bytes, route.max_body_bytes) if limit]
+        return min(limits, default=0)
+
+    def check_body(self, exchange: Exchange, route: RouteSpec) -> None:
+        """Refuse a body whose announced length is over the limit before anything is decided or read."""
+        limit = self._body_limit(route)
+        if limit and (exchange.content_length or 0) > limit:
+            raise BodyTooLarge(f"The request body is larger than the {limit} bytes this route accepts.")
+
+
+class Lease:
+    """An answer's hold on its connection and on the target's in-flight count. Closing twice is harmless."""
+
+    __slots__ = ("state", "stream")
+
+    def __init__(self, stream: UpstreamAnswer, state: TargetState) -> None:
+        self.stream: UpstreamAnswer | None = stream
+        self.state = state
+
+    async def close(self) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            self.state.in_flight -= 1
+            await stream.aclose()
+
+
+class CountedBody(httpx.AsyncByteStream):
+    """The client's body on its way up: counted, and stopped when it grows past the limit."""
+
+    def __init__(self, exchange: Exchange, limit: int) -> None:
+        self.exchange = exchange
+        self.limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        exchange, limit = self.exchange, self.limit
+        assert exchange.body is not None
+        async for chunk in exchange.body:
+            exchange.bytes_in += len(chunk)
+            if limit and exchange.bytes_in > limit:
+                raise BodyTooLarge(f"The request body is larger than the {limit} bytes this route accepts.")
+            yield chunk
+
+
+def _nothing_processed(error: UpstreamError) -> bool:
+    return isinstance(error, ConnectFailed) or error.safe_to_retry
+
+
+def _request_headers(exchange: Exchange, upstream: UpstreamSpec) -> fields.Pairs:
+    """Everything but Host, which depends on the target."""
+    pairs = list(exchange.headers)
+    if exchange.body is not None and exchange.content_length is None:
+        pairs.append((b"transfer-encoding", b"chunked"))
+    peer = exchange.peer_ip.encode()
+    chain = exchange.forwarded_for
+    pairs.append((b"x-forwarded-for", chain + b", " + peer if chain else peer or b"unknown"))
+    pairs.append((b"x-forwarded-proto", exchange.scheme.encode()))
+    pairs.append((b"x-forwarded-host", exchange.authority))
+    pairs.append((b"x-forwarded-port", b"%d" % exchange.port))
+    pairs.append((b"x-real-ip", exchange.client_ip.encode()))
+    if prefix := _stripped_prefix(exchange):
+        pairs.append((b"x-forwarded-prefix", prefix))
+    fields.append_token(pairs, b"via", VIA)
+    return pairs
+
+
+def _host(exchange: Exchange, route: RouteSpec, target: TargetSpec) -> bytes:
+    if exchange.upstream_host:
+        return exchange.upstream_host
+    if route.preserve_host:
+        return exchange.authority
+    return target.authority
+
+
+def _request_target(exchange: Exchange, route: RouteSpec) -> bytes:
+    """The client's own bytes, unless a plugin or the route says otherwise."""
+    path = exchange.upstream_path
+    if path is None:
+        if route.path_rewrite:
+            path = rewrite_path(route.path_rewrite, exchange.path_params, exchange.path_tail).encode("ascii")
+        elif route.strip_path:
+            path = exchange.path_tail.encode("ascii") or b"/"
+        else:
+            path = exchange.raw_path
+    query = exchange.query if exchange.upstream_query is None else exchange.upstream_query
+    return path + b"?" + query if query else path
+
+
+def _stripped_prefix(exchange: Exchange) -> bytes:
+    route = exchange.route
+    assert route is not None
+    if not route.strip_path or route.path_rewrite or exchange.upstream_path is not None:
+        return b""
+    return exchange.path[: len(exchange.path) - len(exchange.path_tail)].rstrip("/").encode("ascii")

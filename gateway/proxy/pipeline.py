@@ -1,0 +1,176 @@
+"""One request, top to bottom. The file to read first.
+
+    handle   1 read the client's side      2 find the route           3 choose a branch (weighted upstream)
+             4 access hooks: who is it     5 access hooks: may it     6 forward, or a plugin's own answer
+             7 response hooks              8 body hooks
+    finish   9 give the connection back   10 log hooks               11 one usage record
+
+Whatever goes wrong on the way becomes a problem+json answer, which passes the response hooks too (CORS headers belong
+on a 401). Only cancellation leaves `handle`: the client is gone, and there is nobody to answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from random import random
+from time import perf_counter
+
+from gateway.proxy.downstream import Downstream
+from gateway.proxy.errors import GatewayError, NoRoute, NotReady, PluginFailed, problem
+from gateway.proxy.exchange import Answer, Exchange
+from gateway.proxy.forward import Forwarder
+from gateway.proxy.headers import remove
+from gateway.proxy.match import normalise
+from gateway.proxy.table import AccessHook, Chain, RoutingTable
+
+logger = logging.getLogger("gateway.proxy")
+_NO_HOOKS = Chain()
+
+
+class Pipeline:
+    """One per worker. `table` is replaced whole; a request uses the one it started with."""
+
+    def __init__(
+        self, forwarder: Forwarder, downstream: Downstream, record: Callable[[Exchange], None]
+    ) -> None:
+        self.table: RoutingTable | None = None
+        self.in_flight = 0
+        self._forwarder = forwarder
+        self._downstream = downstream
+        self._record = record
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Fill status, response_headers and answer_body. Every call must be followed by `finish`."""
+        self.in_flight += 1
+        exchange.chain = _NO_HOOKS
+        exchange.id = os.urandom(16).hex()
+        try:
+            answer = await self._decide(exchange, self.table)
+            if answer is not None:
+                exchange.outcome = "answered"
+                _answer(exchange, answer.status, [*answer.headers], answer.body)
+        except GatewayError as error:
+            _refuse(exchange, error)
+        except Exception:  # protects the client from our own mistakes: it gets an answer, we get the trace
+            logger.exception("request %s failed", exchange.id)
+            _refuse(exchange, GatewayError())
+        await self._respond(exchange)
+
+    async def _decide(self, exchange: Exchange, table: RoutingTable | None) -> Answer | None:
+        """A plugin's own answer, or None when the upstream's has been put into the exchange. Raises GatewayError."""
+        if table is None:
+            raise NotReady()
+        exchange.config_version = table.version
+        self._downstream.read(exchange)
+        exchange.path = normalise(exchange.raw_path)
+        match = table.index.match(
+            exchange.host, exchange.path, exchange.raw_path, exchange.method, exchange.headers, exchange.query
+        )
+        if match is None:
+            raise NoRoute()
+        exchange.route, exchange.path_params, exchange.path_tail = match.route, match.params, match.tail
+        branch = match.value.choose(random)
+        exchange.upstream = branch.upstream
+        exchange.chain = branch.chain_for(0)
+        self._forwarder.check_body(exchange, match.route)
+
+        answer = await _access(branch.identify, exchange)
+        if exchange.consumer is not None:
+            exchange.chain = branch.chain_for(exchange.consumer.id)
+        if answer is None:
+            answer = await _access(exchange.chain.access, exchange)
+        if answer is None:
+            await self._forwarder.forward(exchange)
+        return answer
+
+    async def _respond(self, exchange: Exchange) -> None:
+        """Run the response hooks, then wrap the body. A hook that fails replaces the answer; no further hook runs."""
+        chain: Chain = exchange.chain
+        try:
+            for hook in chain.response:
+                waiting = hook(exchange)
+                if waiting is not None:
+                    await waiting
+            if chain.body:
+                assert exchange.response_headers is not None
+                remove(exchange.response_headers, b"content-length")
+                chunks = _chunks(exchange.answer_body)
+                for wrap in chain.body:
+                    chunks = wrap(exchange, chunks)
+                exchange.answer_body = chunks
+        except Exception:
+            logger.exception("a response hook of route %s failed, request %s", _route_name(exchange), exchange.id)
+            await _release(exchange)
+            _refuse(exchange, PluginFailed())
+
+    async def finish(self, exchange: Exchange, outcome: str) -> None:
+        """The last byte was sent, or the client left, or the answer broke off: `outcome` says which unless one stands.
+
+        Doing it twice is harmless.
+        """
+        if exchange.finished_s:
+            return
+        exchange.finished_s = perf_counter()
+        self.in_flight -= 1
+        exchange.outcome = outcome if outcome != "ok" else exchange.outcome or "ok"
+        for hook in exchange.chain.log:
+            try:
+                hook(exchange)
+            except Exception:  # protects the record and the other hooks from one plugin
+                logger.exception("a log hook of route %s failed, request %s", _route_name(exchange), exchange.id)
+        self._record(exchange)
+        await _release(exchange)
+
+
+async def _access(hooks: tuple[AccessHook, ...], exchange: Exchange) -> Answer | None:
+    """The first answer a hook gives. A hook that fails in any way of its own stops the request: fail closed."""
+    try:
+        for hook in hooks:
+            result = hook(exchange)
+            if result is None:
+                continue
+            answer = result if isinstance(result, Answer) else await result
+            if answer is not None:
+                return answer
+    except GatewayError:
+        raise
+    except Exception as error:
+        logger.exception("an access hook of route %s failed, request %s", _route_name(exchange), exchange.id)
+        raise PluginFailed() from error
+    return None
+
+
+async def _release(exchange: Exchange) -> None:
+    if exchange.release is not None:
+        await exchange.release()
+
+
+def _refuse(exchange: Exchange, error: GatewayError) -> None:
+    exchange.outcome = error.outcome
+    exchange.detail = exchange.detail or error.detail
+    status, headers, body = problem(error, exchange.id)
+    _answer(exchange, status, headers, body)
+
+
+def _answer(exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """An answer made here. 204 and 304 carry no length (RFC 9110 §8.6)."""
+    remove(headers, b"content-length")
+    if status not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(body)))
+    exchange.status, exchange.response_headers = status, headers
+    exchange.answer_body = b"" if exchange.method == "HEAD" else body
+
+
+async def _chunks(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(body, bytes):
+        if body:
+            yield body
+        return
+    async for chunk in body:
+        yield chunk
+
+
+def _route_name(exchange: Exchange) -> str:
+    return exchange.route.name if exchange.route else "-"

@@ -1,0 +1,151 @@
+"""The routing table: a Snapshot made ready to serve. Built aside, swapped in by one assignment, never changed.
+
+A route leads to one of its weighted upstreams; each such **branch** has its own chain of plugin hooks, because settings
+may be scoped to an upstream. Settings scoped to a consumer make **variants** of a branch, compiled when the consumer
+first calls. The most specific setting of a plugin wins whole; settings are not merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.plugins.base import Plugin, Resources
+from gateway.plugins.registry import Registry
+from gateway.proxy.exchange import Answer, Exchange
+from gateway.proxy.match import Index
+from gateway.proxy.snapshot import PluginSpec, RouteSpec, Scope, Snapshot, UpstreamSpec
+
+AccessHook = Callable[[Exchange], Answer | None | Awaitable[Answer | None]]
+ResponseHook = Callable[[Exchange], None | Awaitable[None]]
+BodyHook = Callable[[Exchange, AsyncIterator[bytes]], AsyncIterator[bytes]]
+LogHook = Callable[[Exchange], None]
+
+#: From the most to the least specific (design: Scope).
+_SPECIFICITY: tuple[Scope, ...] = ("route_consumer", "upstream_consumer", "consumer", "route", "upstream", "global")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The hooks of one way through the gateway, flat and in order: `response` and `body` already reversed."""
+
+    access: tuple[AccessHook, ...] = ()
+    response: tuple[ResponseHook, ...] = ()
+    body: tuple[BodyHook, ...] = ()
+    log: tuple[LogHook, ...] = ()
+
+
+class Branch:
+    """One upstream of a route, with its chains. `identify` runs first and may name a consumer; then `chain_for` it."""
+
+    __slots__ = ("_build", "_default", "_special", "_variants", "identify", "upstream", "weight")
+
+    def __init__(self, upstream: UpstreamSpec, weight: int, special: frozenset[int], build: _ChainBuilder) -> None:
+        self.upstream = upstream
+        self.weight = weight
+        self.identify, self._default = build(0)
+        self._special = special  # consumers that have settings of their own here
+        self._variants: dict[int, Chain] = {}
+        self._build = build
+
+    def chain_for(self, consumer_id: int) -> Chain:
+        """0: nobody was identified."""
+        if consumer_id not in self._special:
+            return self._default
+        if consumer_id not in self._variants:
+            self._variants[consumer_id] = self._build(consumer_id)[1]
+        return self._variants[consumer_id]
+
+
+_ChainBuilder = Callable[[int], tuple[tuple[AccessHook, ...], Chain]]
+
+
+class CompiledRoute:
+    """A route and its branches. `single` is the only branch, when there is one: the usual case costs no choice."""
+
+    __slots__ = ("branches", "single", "spec", "total_weight")
+
+    def __init__(self, spec: RouteSpec, branches: list[Branch]) -> None:
+        self.spec = spec
+        self.branches = branches
+        self.single = branches[0] if len(branches) == 1 else None
+        self.total_weight = sum(branch.weight for branch in branches)
+
+    def choose(self, random: Callable[[], float]) -> Branch:
+        """By weight. With all weights zero the first one, whose answer will be `no_target`."""
+        if self.single is not None:
+            return self.single
+        point = random() * self.total_weight
+        for branch in self.branches:
+            point -= branch.weight
+            if point < 0:
+                return branch
+        return self.branches[0]
+
+
+class RoutingTable:
+    """Everything a request needs to be decided."""
+
+    __slots__ = ("index", "snapshot", "version")
+
+    def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
+        """Raises whatever a plugin's `__init__` raises: the caller keeps the table it has."""
+        self.snapshot = snapshot
+        self.version = snapshot.version
+        compiler = _Compiler(snapshot, registry, resources)
+        self.index: Index[CompiledRoute] = Index((route, compiler.route(route)) for route in snapshot.routes)
+
+
+class _Compiler:
+    def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
+        self.snapshot = snapshot
+        self.order = list(registry.names)
+        self.plugins = {s.id: registry[s.name](s.config, resources, s.id) for s in snapshot.plugins}
+        identifying = [self.order.index(name) for name in self.order if registry[name].identifies]
+        self.identify_count = max(identifying, default=-1) + 1
+        self.by_place: dict[tuple[Scope, str], list[PluginSpec]] = {}
+        for setting in snapshot.plugins:
+            self.by_place.setdefault((setting.scope, setting.route or setting.upstream), []).append(setting)
+
+    def route(self, route: RouteSpec) -> CompiledRoute:
+        branches = []
+        for link in route.upstreams:
+            upstream = self.snapshot.upstreams[link.upstream]
+            settings = list(self._applying(route.name, upstream.name))
+            special = frozenset(setting.consumer_id for setting in settings if setting.consumer_id)
+
+            def build(
+                consumer_id: int, settings: list[PluginSpec] = settings
+            ) -> tuple[tuple[AccessHook, ...], Chain]:
+                return self._chain(settings, consumer_id)
+
+            branches.append(Branch(upstream, link.weight, special, build))
+        return CompiledRoute(route, branches)
+
+    def _applying(self, route: str, upstream: str) -> Iterable[PluginSpec]:
+        """Settings that could apply, most specific first."""
+        for scope in _SPECIFICITY:
+            place = route if scope.startswith("route") else upstream if scope.startswith("upstream") else ""
+            yield from self.by_place.get((scope, place), ())
+
+    def _chain(self, settings: list[PluginSpec], consumer_id: int) -> tuple[tuple[AccessHook, ...], Chain]:
+        chosen: dict[str, Plugin] = {}
+        for setting in settings:
+            if setting.consumer_id in (0, consumer_id) and setting.name not in chosen:
+                chosen[setting.name] = self.plugins[setting.id]
+        plugins = [chosen[name] for name in self.order if name in chosen]
+        identify_names = set(self.order[: self.identify_count])
+        first = [plugin for plugin in plugins if plugin.name in identify_names]
+        then = [plugin for plugin in plugins if plugin.name not in identify_names]
+        chain = Chain(
+            access=_hooks("access", then),
+            response=_hooks("response", reversed(plugins)),
+            body=_hooks("body", reversed(plugins)),
+            log=_hooks("log", plugins),
+        )
+        return _hooks("access", first), chain
+
+
+def _hooks(phase: str, plugins: Iterable[Plugin]) -> tuple[Any, ...]:
+    return tuple(getattr(plugin, phase) for plugin in plugins if phase in type(plugin).hooks())

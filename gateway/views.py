@@ -1,0 +1,164 @@
+"""The doors: `proxy`, the async view that all traffic passes, and what the world may ask about our health."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from functools import cached_property
+from http.cookies import SimpleCookie
+from time import perf_counter, time
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase, ResponseHeaders
+
+from gateway import runtime
+from gateway.proxy import metrics
+from gateway.proxy.errors import ClientClosed, UpstreamError
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.pipeline import Pipeline
+
+# --- traffic ----------------------------------------------------------------------------------------------------------
+
+
+async def proxy(request: HttpRequest) -> ProxyResponse:
+    """Every request that is not for the control plane. Needs an ASGI request; a WSGI server cannot stream both ways."""
+    assert isinstance(request, ASGIRequest), "The proxy view needs an ASGI server."
+    current = runtime.current()
+    if not current.started:
+        await current.start()  # a plain ASGI mount has no life cycle of ours: the first request begins it
+    exchange = exchange_of(request)
+    try:
+        await current.pipeline.handle(exchange)
+    except BaseException:  # cancelled: the client is gone
+        await current.pipeline.finish(exchange, "client_closed")
+        raise
+    return ProxyResponse(exchange, current.pipeline)
+
+
+def exchange_of(request: ASGIRequest) -> Exchange:
+    """Read from the scope: Django's own properties decode and copy, at many times the cost."""
+    scope = request.scope
+    client, server = scope.get("client"), scope.get("server")
+    exchange = Exchange(
+        method=scope["method"],
+        raw_path=scope.get("raw_path") or scope["path"].encode(),
+        query=scope["query_string"],
+        headers=scope["headers"],
+        scheme=scope["scheme"],
+        peer_ip=client[0] if client else "",
+        port=(server[1] or 0) if server else 0,
+        started_s=perf_counter(),
+        wall_s=time(),
+    )
+    for name, value in exchange.headers:
+        if name == b"content-length":
+            exchange.content_length = int(value)
+            if exchange.content_length:
+                exchange.body = _body(request)
+        elif name == b"transfer-encoding":
+            exchange.body = _body(request)
+    return exchange
+
+
+async def _body(request: ASGIRequest) -> AsyncIterator[bytes]:
+    """The request's body as it arrives; from Django's own buffer where a stock handler has read it already."""
+    receive = getattr(request, "receive", None)
+    if receive is None:
+        while chunk := request.read(65_536):
+            yield chunk
+        return
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientClosed()
+        if chunk := message.get("body", b""):
+            yield chunk
+        more = message.get("more_body", False)
+
+
+class ProxyResponse(HttpResponseBase):
+    """An answer as raw header pairs and chunks: two `Set-Cookie` stay two, and nothing is added or re-encoded.
+
+    ProxyHandler sends it as it is. Under Django's own handler it behaves as a streaming response; only then the
+    machinery of the base class is built, for whichever middleware asks for it.
+    """
+
+    streaming = True
+    is_async = True
+    _handler_class = None
+
+    def __init__(self, exchange: Exchange, pipeline: Pipeline) -> None:
+        self.exchange = exchange
+        self.pipeline = pipeline
+        self.status_code = exchange.status
+
+    headers = cached_property(lambda self: ResponseHeaders({}))  # type: ignore[assignment]
+    cookies = cached_property(lambda self: SimpleCookie())  # type: ignore[assignment]
+    _resource_closers = cached_property(lambda self: [])
+    closed = False
+    _reason_phrase = None
+    _charset = "utf-8"
+
+    def items(self) -> Any:
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.exchange.response_headers or ()]
+        return [*pairs, *self.headers.items()]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self.chunks():
+            yield chunk
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body; ends the exchange when it ends, in whatever way."""
+        exchange, outcome = self.exchange, "client_closed"
+        try:
+            body = exchange.answer_body
+            if isinstance(body, bytes):
+                exchange.bytes_out = len(body)
+                if body:
+                    yield body
+            else:
+                async for chunk in body:
+                    exchange.bytes_out += len(chunk)
+                    yield chunk
+            outcome = "ok"
+        except UpstreamError as error:
+            outcome, exchange.detail = error.outcome, error.detail
+            raise
+        except Exception:
+            outcome = "internal_error"
+            raise
+        finally:
+            await self.pipeline.finish(exchange, outcome)
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def health(request: HttpRequest) -> HttpResponse:
+    """Alive: this process answers. Says nothing about what it can do."""
+    return _state(200, {"status": "ok"})
+
+
+def ready(request: HttpRequest) -> HttpResponse:
+    """Ready for traffic: a configuration is loaded and no drain has begun. Outages behind us are `degraded`, not down."""
+    state = runtime.current().readiness()
+    return _state(503 if state["status"] == "unready" else 200, state)
+
+
+def status(request: HttpRequest) -> HttpResponse:
+    """What this worker knows of itself, of its configuration and of the parts around it."""
+    return _state(200, runtime.current().status())
+
+
+def metrics_view(request: HttpRequest) -> HttpResponse:
+    """All processes of this node, in Prometheus' text format."""
+    return HttpResponse(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+
+def _state(code: int, state: dict[str, Any]) -> JsonResponse:
+    response = JsonResponse(state, status=code, json_dumps_params={"indent": 2}, encoder=json.JSONEncoder)
+    response["Cache-Control"] = "no-store"
+    return response
