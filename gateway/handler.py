@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http import HttpResponse
 
 from gateway.proxy.errors import UpstreamError
 from gateway.views import ProxyResponse, proxy
@@ -78,3 +79,11 @@ async def _watch(receive: Receive, task: asyncio.Task[Any]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     task.cancel()
+
+
+async def send_whole(response: HttpResponse, send: Send) -> None:
+    """A small finished response of the control plane, past all middleware: for health checks and metrics."""
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    headers.append((b"content-length", b"%d" % len(response.content)))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})

@@ -1,13 +1,22 @@
-"""Control-plane URLs, and the proxy as the catch-all where no better door is mounted."""
+"""Control-plane URLs, and the proxy as the catch-all where no better door is mounted (runserver, AsyncClient)."""
 
 from __future__ import annotations
 
 from django.conf import settings
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, path, re_path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from gateway import views
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("health", views.health),
+    path("ready", views.ready),
+    path("status", views.status),
+    path("metrics", views.metrics_view),
+]
 
 if not settings.PROXY_ONLY:
     from django.contrib import admin
 
     urlpatterns.append(path("admin/", admin.site.urls))
+
+urlpatterns.append(re_path("", views.proxy))

@@ -103,7 +103,9 @@ class ProxyResponse(HttpResponseBase):
     _charset = "utf-8"
 
     def items(self) -> Any:
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.exchange.response_headers or ()]
+        pairs = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.exchange.response_headers or ()
+        ]
         return [*pairs, *self.headers.items()]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -143,7 +145,7 @@ def health(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Ready for traffic: a configuration is loaded and no drain has begun. Outages behind us are `degraded`, not down."""
+    """Ready for traffic: a configuration is loaded, no drain has begun. Outages behind us are `degraded`, not down."""
     state = runtime.current().readiness()
     return _state(503 if state["status"] == "unready" else 200, state)
 

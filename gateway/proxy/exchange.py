@@ -26,7 +26,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What proved it. `id` is the row's primary key, `hint` may be shown and logged (a key's prefix), a secret never."""
+    """What proved it. `id` is the primary key; `hint` (a key's prefix) may be shown and logged, a secret never."""
 
     kind: str  # "key"
     id: int

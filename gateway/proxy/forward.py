@@ -86,7 +86,9 @@ class Forwarder:
 
     def retain(self, upstreams: list[UpstreamSpec]) -> None:
         """After a swap: close connections and forget state of targets that no configuration names any more."""
-        self.transports.retain({transport_key(upstream, target) for upstream in upstreams for target in upstream.targets})
+        self.transports.retain(
+            {transport_key(upstream, target) for upstream in upstreams for target in upstream.targets}
+        )
         self.balancer.retain(upstreams)
 
     def _body_limit(self, route: RouteSpec) -> int:

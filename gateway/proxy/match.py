@@ -1,11 +1,11 @@
 """Which route a request belongs to: the one rule for paths, patterns and precedence (docs/matching.md).
 
-**Reading a path.** Routes match on a normalised reading (`normalise`): unreserved characters decoded, hex in upper case,
-`//` merged, dot segments resolved, letter case kept. A path that another server could read differently is looked up
+**Reading a path.** Routes match on a normalised reading (`normalise`): unreserved characters decoded, hex in upper
+case, `//` merged, dot segments resolved, letter case kept. A path that another server could read differently is looked up
 under those readings too (`other_readings`); if one of them belongs to another route, the request is refused.
 
-**Patterns.** `/users` is exact; `/users/*` is a prefix on a segment boundary (and matches `/users`); `{id}` stands for one
-segment; `~^/v(?P<major>[0-9]+)/` is an RE2 regular expression, matched from the start of the normalised path.
+**Patterns.** `/users` is exact; `/users/*` is a prefix on a segment boundary (and matches `/users`); `{id}` stands for
+one segment; `~^/v(?P<major>[0-9]+)/` is an RE2 regular expression, matched from the start of the normalised path.
 
 **Precedence.** Of all routes whose conditions hold, the first by: higher priority; host (exact, then the longer
 wildcard, then any); path (exact, then regex, then patterns segment by segment from the left with literal before
@@ -81,20 +81,21 @@ def _resolve(path: str) -> str:
 
 
 def other_readings(raw: bytes) -> set[str]:
-    """How other servers might read a path that is not plain: as written, decoded once or twice, `\\` as `/`, no `;x`."""
-    written = quote(raw, safe=_PATH_SAFE + "\\")
+    """How others might read a path that is not plain: dots unresolved, decoded once or twice, `\\` as `/`, no `;x`."""
+    written = _ESCAPE.sub(_decode_unreserved, quote(raw, safe=_PATH_SAFE + "\\"))
     decoded = _requote(unquote_to_bytes(raw))
     twice = _requote(unquote_to_bytes(unquote_to_bytes(raw)))
-    readings = {written, _normal_form(written)}
+    readings: set[str] = set()
     for text in (written, decoded, twice):
-        for slashed in (text, re.sub(r"\\|%5[Cc]", "/", text)):
-            readings.add(_normal_form(slashed))
-            readings.add(_normal_form(re.sub(r";[^/]*", "", slashed)))
+        for slashed in (text, re.sub(r"\\|%5C", "/", text)):
+            for bare in (slashed, re.sub(r";[^/]*", "", slashed)):
+                readings.add(bare)
+                readings.add(_resolve(bare))
     return readings
 
 
 def _requote(decoded: bytes) -> str:
-    return quote(decoded, safe="!$&'()*+,;=:@/\\")
+    return quote(decoded, safe=_PATH_SAFE.replace("%", "") + "\\")
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ class _Bucket(Generic[T]):
             segments = path.split("/")
             _walk(self.root, segments, 1, found)
         if self.regex_set is not None:
-            found += (self.regexes[index][0] for index in self.regex_set.Match(path))
+            found += (self.regexes[index][0] for index in self.regex_set.Match(path) or ())
         return found
 
 
@@ -349,10 +350,7 @@ def _places(route: RouteSpec) -> Iterator[tuple[str, Pattern | None]]:
 
 
 def _order(route: RouteSpec, host: str, pattern: Pattern | None) -> tuple[object, ...]:
-    if not host:
-        host_rank = (2, 0)
-    else:
-        host_rank = (1, -len(host)) if host.startswith("*") else (0, 0)
+    host_rank = (2, 0) if not host else (1, -len(host)) if host.startswith("*") else (0, 0)
     kind, specificity = (3, ()) if pattern is None else pattern.rank
     conditions = len(route.headers) + len(route.query)
     return -route.priority, host_rank, kind, specificity, not route.methods, -conditions, route.id

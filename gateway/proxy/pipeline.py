@@ -32,9 +32,7 @@ _NO_HOOKS = Chain()
 class Pipeline:
     """One per worker. `table` is replaced whole; a request uses the one it started with."""
 
-    def __init__(
-        self, forwarder: Forwarder, downstream: Downstream, record: Callable[[Exchange], None]
-    ) -> None:
+    def __init__(self, forwarder: Forwarder, downstream: Downstream, record: Callable[[Exchange], None]) -> None:
         self.table: RoutingTable | None = None
         self.in_flight = 0
         self._forwarder = forwarder

@@ -17,8 +17,8 @@ from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.match import Index
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Scope, Snapshot, UpstreamSpec
 
-AccessHook = Callable[[Exchange], Answer | None | Awaitable[Answer | None]]
-ResponseHook = Callable[[Exchange], None | Awaitable[None]]
+AccessHook = Callable[[Exchange], Answer | Awaitable[Answer | None] | None]
+ResponseHook = Callable[[Exchange], Awaitable[None] | None]
 BodyHook = Callable[[Exchange, AsyncIterator[bytes]], AsyncIterator[bytes]]
 LogHook = Callable[[Exchange], None]
 
@@ -115,9 +115,7 @@ class _Compiler:
             settings = list(self._applying(route.name, upstream.name))
             special = frozenset(setting.consumer_id for setting in settings if setting.consumer_id)
 
-            def build(
-                consumer_id: int, settings: list[PluginSpec] = settings
-            ) -> tuple[tuple[AccessHook, ...], Chain]:
+            def build(consumer_id: int, settings: list[PluginSpec] = settings) -> tuple[tuple[AccessHook, ...], Chain]:
                 return self._chain(settings, consumer_id)
 
             branches.append(Branch(upstream, link.weight, special, build))
