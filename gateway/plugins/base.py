@@ -84,10 +84,14 @@ class Plugin:
     #: True for authentication: sets exchange.consumer. Settings scoped to a consumer apply after the last of these.
     identifies: ClassVar[bool] = False
 
-    def __init__(self, config: Any, resources: Resources) -> None:
-        """May derive (parse, compile) from the config; no I/O."""
+    def __init__(self, config: Any, resources: Resources, setting_id: int = 0) -> None:
+        """May derive (parse, compile) from the config; no I/O.
+
+        `setting_id` is the PluginSetting's primary key: it survives an edit, so state kept elsewhere can carry it.
+        """
         self.config = config
         self.resources = resources
+        self.setting_id = setting_id
 
     def access(self, exchange: Exchange) -> Answer | None | Awaitable[Answer | None]:
         return None

@@ -1,11 +1,33 @@
-"""Rate limits as values, and the three algorithms as pure functions. `batcher` runs the same ones in Redis as Lua."""
+"""Rate limits as values, and the three algorithms as pure functions. `limits.lua` is the same arithmetic inside Redis.
+
+All of it is whole numbers (times in ms), so both sides give equal answers; a property test compares them. A **state**
+is a tuple of integers that can be read under another `limit` or `burst`: those can be edited without losing what was
+counted. The empty tuple is a key nobody has used.
+
+| algorithm        | state                         | promise                                                         |
+|------------------|-------------------------------|-----------------------------------------------------------------|
+| `fixed-window`   | (window start, taken)         | `limit` per window; up to twice that across a window's end      |
+| `sliding-window` | (slot, taken, slot, taken, …) | never more than `limit` in any `window_s`; room comes back up   |
+|                  |                               | to 1/60 of the window later than an exact log would give it     |
+| `token-bucket`   | (last ms, level)              | `burst` at once, then an even `limit` per `window_s`            |
+
+A level counts token parts: one token is `window_ms` parts and each ms adds `limit` of them, so nothing is ever rounded.
+The largest number is 10^6 tokens x 31 days in ms = 2.7e15, below the 2^53 that Lua's doubles hold exactly.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Algorithm = Literal["token-bucket", "sliding-window", "fixed-window"]
+State = tuple[int, ...]
+
+MAX_LIMIT = 1_000_000
+MAX_WINDOW_S = 31 * 86_400
+SLOTS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +39,129 @@ class Limit:
     window_s: float
     burst: int = 0
 
+    @property
+    def window_ms(self) -> int:
+        return max(1, round(self.window_s * 1000))
+
+    @property
+    def capacity(self) -> int:
+        """The most units that can be taken at once."""
+        return self.burst if self.algorithm == "token-bucket" and self.burst else self.limit
+
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
-    allowed: bool
+    allowed: bool  # this limit has room; the request passes only if every limit of its unit has
     remaining: int  # units left after this request, never below 0
     reset_s: float  # until the whole limit is free again
     retry_after_s: float  # until one unit is free; 0 when allowed
+
+
+def decide(limits: Sequence[Limit], states: Sequence[State], now_ms: int) -> tuple[list[LimitState], list[State]]:
+    """One unit: take one from every limit, or from none if any refuses. A refusal gives the states back unchanged."""
+    current = [_rolled(limit, state, now_ms) for limit, state in zip(limits, states, strict=True)]
+    free = [_free(limit, state) for limit, state in zip(limits, current, strict=True)]
+    allowed = all(room >= 1 for room in free)
+    if allowed:
+        current = [_taken(limit, state, now_ms) for limit, state in zip(limits, current, strict=True)]
+    answers = [
+        LimitState(
+            allowed=room >= 1,
+            remaining=max(0, room - 1 if allowed else room),
+            reset_s=_reset_ms(limit, state, now_ms) / 1000,
+            retry_after_s=0.0 if room >= 1 else _retry_ms(limit, state, now_ms) / 1000,
+        )
+        for limit, state, room in zip(limits, current, free, strict=True)
+    ]
+    return answers, current if allowed else list(states)
+
+
+def _rolled(limit: Limit, state: State, now_ms: int) -> State:
+    """The state as it is now. A clock that went backwards changes nothing."""
+    window_ms = limit.window_ms
+    if limit.algorithm == "fixed-window":
+        start = now_ms - now_ms % window_ms
+        return state if state and state[0] >= start else (start, 0)
+    if limit.algorithm == "sliding-window":
+        first = 0
+        while first < len(state) and _leaves_ms(limit, state[first]) <= now_ms:
+            first += 2
+        return state[first:]
+    full = limit.capacity * window_ms
+    if not state:
+        return now_ms, full
+    last_ms = max(state[0], now_ms)
+    return last_ms, min(full, state[1] + (last_ms - state[0]) * limit.limit)
+
+
+def _free(limit: Limit, state: State) -> int:
+    if limit.algorithm == "fixed-window":
+        return limit.limit - state[1]
+    if limit.algorithm == "sliding-window":
+        return limit.limit - sum(state[1::2])
+    return state[1] // limit.window_ms
+
+
+def _taken(limit: Limit, state: State, now_ms: int) -> State:
+    if limit.algorithm == "fixed-window":
+        return state[0], state[1] + 1
+    if limit.algorithm == "sliding-window":
+        slot = now_ms // _slot_ms(limit)
+        if state and state[-2] >= slot:
+            return *state[:-1], state[-1] + 1
+        return *state, slot, 1
+    return state[0], state[1] - limit.window_ms
+
+
+def _reset_ms(limit: Limit, state: State, now_ms: int) -> int:
+    if limit.algorithm == "fixed-window":
+        return state[0] + limit.window_ms - now_ms
+    if limit.algorithm == "sliding-window":
+        return _leaves_ms(limit, state[-2]) - now_ms if state else 0
+    return _ceil(max(0, limit.capacity * limit.window_ms - state[1]), limit.limit)
+
+
+def _retry_ms(limit: Limit, state: State, now_ms: int) -> int:
+    """Of a limit without room. A limit lowered meanwhile may need more than its oldest slot to leave."""
+    if limit.algorithm == "fixed-window":
+        return state[0] + limit.window_ms - now_ms
+    if limit.algorithm == "token-bucket":
+        return _ceil(limit.window_ms - state[1], limit.limit)
+    room, index = _free(limit, state), 0
+    while (room := room + state[index + 1]) < 1:
+        index += 2
+    return _leaves_ms(limit, state[index]) - now_ms
+
+
+def _slot_ms(limit: Limit) -> int:
+    return _ceil(limit.window_ms, SLOTS)
+
+
+def _leaves_ms(limit: Limit, slot: int) -> int:
+    """When the last ms of a slot is a whole window ago."""
+    return (slot + 1) * _slot_ms(limit) - 1 + limit.window_ms
+
+
+def _ceil(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
+
+
+class LocalCounters:
+    """The states of one worker, in memory. Bounded: the key that was used longest ago is forgotten first."""
+
+    def __init__(self, max_keys: int = 50_000) -> None:
+        self._states: OrderedDict[str, State] = OrderedDict()
+        self._max_keys = max_keys
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def check(self, limits: Sequence[tuple[str, Limit]], now_ms: int) -> list[LimitState]:
+        before = [self._states.get(key, ()) for key, _ in limits]
+        answers, after = decide([limit for _, limit in limits], before, now_ms)
+        for (key, _), state in zip(limits, after, strict=True):
+            self._states[key] = state
+            self._states.move_to_end(key)
+        while len(self._states) > self._max_keys:
+            self._states.popitem(last=False)
+        return answers

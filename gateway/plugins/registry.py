@@ -1,0 +1,203 @@
+"""Which plugins there are, in the order they run: the setting GATEWAY_PLUGINS, then installed ones, then a directory's.
+
+    registry = Registry.load(ENVIRONMENT.plugins, ENVIRONMENT.plugin_dir)
+    config = registry.validate("rate-limiting", {"minute": 100})
+
+A package offers plugins by entry points of the group `hydragate.plugins`. A class that GATEWAY_PLUGINS names keeps its
+place there; any other stands after the list, by name. Files of the directory come last, by file name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from gateway.plugins.base import Plugin, PluginConfig
+
+ENTRY_POINTS = "hydragate.plugins"
+
+
+class RegistryProblems(Exception):
+    """Plugins that cannot be loaded: one sentence for each, all at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("Plugins that cannot be used:\n" + "\n".join(f"  {problem}" for problem in problems))
+        self.problems = problems
+
+
+class ConfigProblems(ValueError):
+    """What is wrong with a config, each as (field path such as `limits.0.window`, sentence). "": the whole config."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in problems))
+        self.problems = problems
+
+
+class Registry(Mapping[str, type[Plugin]]):
+    """Plugin classes by name, in the order they run. Never changes: another set of plugins is another registry."""
+
+    def __init__(self, classes: Iterable[type[Plugin]]) -> None:
+        self._classes: dict[str, type[Plugin]] = {}
+        problems = [
+            f"Two plugins are called '{cls.name}': {_path(other)} and {_path(cls)}."
+            for cls in classes
+            if (other := self._classes.setdefault(cls.name, cls)) is not cls
+        ]
+        if problems:
+            raise RegistryProblems(problems)
+        self.names = tuple(self._classes)
+        self._positions = {name: position for position, name in enumerate(self.names)}
+
+    @classmethod
+    def load(cls, paths: Iterable[str], plugin_dir: Path | None = None) -> Registry:
+        """Imports everything. Raises RegistryProblems."""
+        loader = _Loader()
+        for path in paths:
+            loader.take_path(path)
+        for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+            loader.take_entry_point(f"entry point '{entry.name}' ({entry.value})", entry.load)
+        if plugin_dir is not None:
+            loader.take_directory(plugin_dir)
+        try:
+            registry = cls(loader.classes)
+        except RegistryProblems as error:
+            raise RegistryProblems(loader.problems + error.problems) from None
+        if loader.problems:
+            raise RegistryProblems(loader.problems)
+        return registry
+
+    def __getitem__(self, name: str) -> type[Plugin]:
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def position(self, name: str) -> int:
+        """Where it stands in the order; 0 runs first."""
+        return self._positions[name]
+
+    def validate(self, name: str, config: object) -> PluginConfig:
+        """Text from outside becomes a Config. Raises ConfigProblems with every problem."""
+        plugin = self._classes.get(name)
+        if plugin is None:
+            raise ConfigProblems([("", f"There is no plugin '{name}'. There are: {', '.join(self.names)}.")])
+        if not isinstance(config, Mapping):
+            raise ConfigProblems([("", "The config must be an object with fields.")])
+        try:
+            return plugin.Config.model_validate(dict(config))
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False, include_input=False)
+            raise ConfigProblems([_plain(plugin.Config, problem) for problem in problems]) from error
+
+    def schema(self, name: str) -> dict[str, Any]:
+        """JSON Schema of what `validate` accepts."""
+        return self._classes[name].Config.model_json_schema(mode="validation")
+
+
+class _Loader:
+    """Collects classes and problems; a problem never stops the search for the next."""
+
+    def __init__(self) -> None:
+        self.classes: list[type[Plugin]] = []
+        self.problems: list[str] = []
+
+    def take_path(self, path: str) -> None:
+        module_name, _, class_name = path.rpartition(".")
+        if not module_name:
+            self.problems.append(f"GATEWAY_PLUGINS: '{path}' is no dotted path such as 'package.module.Class'.")
+            return
+        module = self._imported(f"GATEWAY_PLUGINS: '{path}'", lambda: importlib.import_module(module_name))
+        if module is None:
+            return
+        if not hasattr(module, class_name):
+            self.problems.append(f"GATEWAY_PLUGINS: '{path}': the module {module_name} has no '{class_name}'.")
+        elif (found := self._checked(f"GATEWAY_PLUGINS: '{path}'", getattr(module, class_name))) in self.classes:
+            self.problems.append(f"GATEWAY_PLUGINS: '{path}' stands there twice.")
+        elif found is not None:
+            self.classes.append(found)
+
+    def take_entry_point(self, origin: str, load: Any) -> None:
+        loaded = self._imported(origin, load)
+        if loaded is not None and (found := self._checked(origin, loaded)) and found not in self.classes:
+            self.classes.append(found)
+
+    def take_directory(self, directory: Path) -> None:
+        if not directory.is_dir():
+            self.problems.append(f"GATEWAY_PLUGIN_DIR: {directory} is no directory.")
+            return
+        for file in sorted(directory.glob("*.py")):
+            if not file.name.startswith("_"):
+                self._take_file(file)
+
+    def _take_file(self, file: Path) -> None:
+        module = self._imported(str(file), lambda: _module_of(file))
+        if module is None:
+            return
+        found = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, Plugin) and value.__module__ == module.__name__
+        ]
+        if not found:
+            self.problems.append(f"{file}: no subclass of gateway.plugins.base.Plugin in it.")
+        self.classes += found
+
+    def _imported(self, origin: str, load: Any) -> Any:
+        try:
+            return load()
+        except Exception as error:  # foreign code: whatever it raises is a sentence for the operator, not our end
+            self.problems.append(f"{origin}: cannot be imported: {type(error).__name__}: {error}")
+            return None
+
+    def _checked(self, origin: str, value: object) -> type[Plugin] | None:
+        if inspect.isclass(value) and issubclass(value, Plugin) and value is not Plugin:
+            return value
+        self.problems.append(f"{origin}: is no subclass of gateway.plugins.base.Plugin.")
+        return None
+
+
+def _module_of(file: Path) -> ModuleType:
+    name = f"hydragate_plugins.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # a `.py` file always has a loader
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic resolves a Config's annotations by the module's name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _path(cls: type[Plugin]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _plain(config: type[PluginConfig], problem: Any) -> tuple[str, str]:
+    """One of pydantic's errors as (field path, sentence)."""
+    path = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "missing":
+            text = "This field is required."
+        case "extra_forbidden" if len(problem["loc"]) == 1:
+            text = f"There is no such field. The fields are: {', '.join(config.model_fields)}."
+        case "extra_forbidden":
+            text = "There is no such field here."
+        case _:
+            text = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            text = text if text.endswith(".") else text + "."
+    return path, text

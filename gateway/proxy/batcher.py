@@ -1,0 +1,247 @@
+"""All Redis work of a worker: whatever is queued while the loop turns, or a call is under way, goes out as one call.
+
+Checks of rate limits become one EVALSHA, other commands ride beside it in the same round trip. Exact, and cheaper per
+request the busier it gets; nothing here starts a task, a timer or a connection per request.
+
+When Redis fails, everything waiting fails with RedisUnavailable, and so does every call after it, at once, until a
+probe (one per second) has made a real check. A call waits for one batch before it and its own, so at most twice
+`timeout_s`. A batch that timed out may still have been counted by Redis: refusing or admitting that request is up to
+the policy's `on_error`, and the counters are then at most one unit per request too high.
+
+Redis Cluster is not supported: a batch touches keys of many slots in one script. Replicated Redis or Valkey is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from gateway.proxy.errors import RedisUnavailable
+from gateway.proxy.limits import Limit, LimitState, LocalCounters
+
+SCRIPT = Path(__file__).with_name("limits.lua").read_bytes()
+SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
+
+#: Waiting calls of one worker. More is a Redis that does not keep up: further ones fail with RedisUnavailable at once.
+MAX_QUEUED = 4096
+#: Calls in one round trip: the script holds Redis for about 2 µs per check, and nobody else gets in meanwhile.
+MAX_BATCH = 512
+PROBE_INTERVAL_S = 1.0
+_PROBE = [("hg:rl:probe", Limit("fixed-window", 1_000_000, 1.0))]
+
+Argument = bytes | str | int
+Unit = Sequence[tuple[str, Limit]]
+
+
+class Batcher:
+    """`start` it in the loop that uses it. Until then, and after `aclose`, Redis counts as unavailable."""
+
+    def __init__(self, url: str, *, timeout_s: float = 0.05, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ValueError if the URL cannot be read."""
+        self._connection = _connection(url)
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._queue: deque[_Check | _Command] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._local = LocalCounters()
+        #: Seconds of `clock` since when Redis has been failing; None while it works.
+        self.degraded_since: float | None = clock()
+
+    @property
+    def available(self) -> bool:
+        return self.degraded_since is None
+
+    async def start(self) -> None:
+        """Never raises for a Redis that is away: the batcher starts degraded and probes."""
+        await self._probe()
+        self._task = asyncio.create_task(self._run(), name="batcher")
+
+    async def aclose(self) -> None:
+        """Whatever still waits fails with RedisUnavailable."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        self._degrade(RedisUnavailable())
+        await self._connection.disconnect(nowait=True)
+
+    def check(self, limits: Unit) -> Awaitable[list[LimitState]]:
+        """See `gateway.plugins.base.Limiter`. While Redis is away the call itself raises RedisUnavailable."""
+        return self._queued(_Check(limits, asyncio.get_running_loop().create_future()))
+
+    def command(self, *args: Argument) -> Awaitable[Any]:
+        """One command (`"SETEX", key, 60, value`); replies are bytes, integers, lists or None.
+
+        Nobody has to await it. Raises RedisUnavailable, also for an error reply; those leave the others of the batch
+        alone.
+        """
+        return self._queued(_Command(args, asyncio.get_running_loop().create_future()))
+
+    def check_local(self, limits: Unit) -> list[LimitState]:
+        return self._local.check(limits, int(self._clock() * 1000))
+
+    def _queued(self, call: _Check | _Command) -> asyncio.Future[Any]:
+        if self.degraded_since is not None or len(self._queue) >= MAX_QUEUED:
+            raise RedisUnavailable
+        self._queue.append(call)
+        self._wake.set()
+        return call.waiter
+
+    async def _run(self) -> None:
+        while True:
+            if self.degraded_since is not None:
+                await asyncio.sleep(PROBE_INTERVAL_S)
+                await self._probe()
+            elif self._queue:
+                await self._flush()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _flush(self) -> None:
+        """One round trip. A waiter that was cancelled stays in the batch: it may be counted, and nobody is told."""
+        calls = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+        checks = [call for call in calls if isinstance(call, _Check)]
+        commands = [call for call in calls if isinstance(call, _Command)]
+        try:
+            states, replies = await self._round_trip([check.limits for check in checks], [c.args for c in commands])
+        except RedisUnavailable as error:
+            self._degrade(error, calls)
+            return
+        except asyncio.CancelledError:
+            self._degrade(RedisUnavailable(), calls)
+            raise
+        for check, answer in zip(checks, states, strict=True):
+            _settle(check.waiter, answer)
+        for command, reply in zip(commands, replies, strict=True):
+            _settle(command.waiter, reply)
+
+    async def _probe(self) -> None:
+        try:
+            await self._round_trip([_PROBE], [])
+        except RedisUnavailable:
+            return
+        self.degraded_since = None
+
+    def _degrade(self, error: RedisUnavailable, calls: Sequence[_Check | _Command] = ()) -> None:
+        if self.degraded_since is None:
+            self.degraded_since = self._clock()
+        for call in (*calls, *self._queue):
+            _settle(call.waiter, error)
+        self._queue.clear()
+
+    async def _round_trip(
+        self, units: Sequence[Unit], commands: Sequence[tuple[Argument, ...]]
+    ) -> tuple[list[list[LimitState]], list[Any]]:
+        """Raises RedisUnavailable; the connection is then closed, for a late reply would answer the wrong call."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._exchange(units, commands)
+        except (RedisError, OSError, TimeoutError) as error:
+            await self._connection.disconnect(nowait=True)
+            raise RedisUnavailable from error
+        except asyncio.CancelledError:
+            await self._connection.disconnect(nowait=True)
+            raise
+
+    async def _exchange(
+        self, units: Sequence[Unit], commands: Sequence[tuple[Argument, ...]]
+    ) -> tuple[list[list[LimitState]], list[Any]]:
+        connection, arguments = self._connection, script_arguments(units)
+        if not connection.is_connected:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        calls = [("EVALSHA", SCRIPT_SHA, *arguments), *commands] if units else commands
+        await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
+        replies = [await self._reply() for _ in calls]
+        if not units:
+            return [], replies
+        numbers, *others = replies
+        if isinstance(numbers, NoScriptError):  # a restart or SCRIPT FLUSH: nothing ran, so nothing is counted twice
+            packed = connection.pack_command("EVAL", SCRIPT, *arguments)
+            await connection.send_packed_command(packed, check_health=False)
+            numbers = await self._reply()
+        if isinstance(numbers, ResponseError):  # read-only replica, out of memory, still loading
+            raise numbers
+        return states_of(units, numbers), others
+
+    async def _reply(self) -> Any:
+        """An error reply is a value here: the replies after it belong to other calls."""
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
+
+
+class _Check:
+    __slots__ = ("limits", "waiter")
+
+    def __init__(self, limits: Unit, waiter: asyncio.Future[Any]) -> None:
+        self.limits, self.waiter = limits, waiter
+
+
+class _Command:
+    __slots__ = ("args", "waiter")
+
+    def __init__(self, args: tuple[Argument, ...], waiter: asyncio.Future[Any]) -> None:
+        self.args, self.waiter = args, waiter
+
+
+def script_arguments(units: Sequence[Unit], now_ms: int = 0) -> list[Argument]:
+    """What follows the script's name in EVALSHA; `limits.lua` says what is what. 0: the time of Redis."""
+    keys = [key for unit in units for key, _ in unit]
+    specs = [_spec(limit) for unit in units for _, limit in unit]
+    return [len(keys), *keys, now_ms, ",".join([str(len(unit)) for unit in units]), *specs]
+
+
+def states_of(units: Sequence[Unit], numbers: Sequence[int]) -> list[list[LimitState]]:
+    """The script's reply, four numbers for each (key, limit), as one list for each unit."""
+    each = iter(numbers)
+    states = [
+        LimitState(has_room == 1, remaining, reset_ms / 1000, retry_ms / 1000)
+        for has_room, remaining, reset_ms, retry_ms in zip(each, each, each, each, strict=True)
+    ]
+    position, answers = 0, []
+    for unit in units:
+        answers.append(states[position : position + len(unit)])
+        position += len(unit)
+    return answers
+
+
+def _spec(limit: Limit) -> str:
+    return f"{limit.algorithm[0]}:{limit.limit}:{limit.window_ms}:{limit.capacity}"
+
+
+def _settle(waiter: asyncio.Future[Any], result: Any) -> None:
+    if waiter.done():  # its request was cancelled
+        return
+    if isinstance(result, RedisUnavailable):
+        waiter.set_exception(result)
+    elif isinstance(result, RedisError):
+        waiter.set_exception(RedisUnavailable(headers=()))
+    else:
+        waiter.set_result(result)
+        return
+    waiter.exception()  # marks it as seen: nobody has to await a command
+
+
+def _connection(url: str) -> AbstractConnection:
+    """One bare connection of redis-py: no pool, no retries, no health checks.
+
+    Its own timeouts are off because every use stands under `asyncio.timeout`; its defaults would wait 20 s.
+    """
+    options: dict[str, Any] = {**parse_url(url)}
+    connection_class = options.pop("connection_class", Connection)
+    options |= {"socket_timeout": None, "socket_connect_timeout": None, "retry": Retry(NoBackoff(), 0)}
+    connection: AbstractConnection = connection_class(**options, health_check_interval=0, protocol=2)
+    return connection

@@ -1,0 +1,276 @@
+"""The batcher against a real Valkey: exact across workers, one call per turn, quick to give up and quick to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from django.conf import settings
+
+from gateway.embedded import programs
+from gateway.proxy import batcher as module
+from gateway.proxy.batcher import Batcher
+from gateway.proxy.errors import RedisUnavailable
+from gateway.proxy.limits import Algorithm, Limit
+
+ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket")
+GENEROUS_S = 2.0  # for tests that are not about the deadline: a busy machine must not fail them
+
+
+@asynccontextmanager
+async def started(url: str = "", timeout_s: float = GENEROUS_S) -> AsyncIterator[Batcher]:
+    batcher = Batcher(url or settings.REDIS_URL, timeout_s=timeout_s)
+    await batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.aclose()
+
+
+@pytest.fixture
+async def batcher() -> AsyncIterator[Batcher]:
+    async with started() as batcher:
+        yield batcher
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.Redis.from_url(settings.REDIS_URL) as client:
+        yield client
+
+
+@pytest.fixture
+def key() -> str:
+    return f"hg:rl:test:{uuid.uuid4().hex}"
+
+
+async def until(condition: Callable[[], bool], within_s: float) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+# --- exact ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_of_200_concurrent_checks_exactly_50_pass(algorithm: Algorithm, workers: int, key: str) -> None:
+    unit = [(key, Limit(algorithm, 50, 3600.0))]
+    batchers = [Batcher(settings.REDIS_URL, timeout_s=GENEROUS_S) for _ in range(workers)]
+    try:
+        await asyncio.gather(*(batcher.start() for batcher in batchers))
+        answers = await asyncio.gather(*(batchers[i % workers].check(unit) for i in range(200)))
+    finally:
+        await asyncio.gather(*(batcher.aclose() for batcher in batchers))
+    assert sum(state.allowed for (state,) in answers) == 50
+    assert sorted(state.remaining for (state,) in answers) == [0] * 150 + list(range(50))
+
+
+async def test_states_come_in_the_order_asked(batcher: Batcher, key: str) -> None:
+    unit = [(f"{key}:{limit}", Limit("sliding-window", limit, 60.0)) for limit in (3, 1, 2)]
+    first, second = await asyncio.gather(batcher.check(unit), batcher.check(unit))
+    assert [state.remaining for state in first] == [2, 0, 1]
+    assert [(state.allowed, state.remaining) for state in second] == [(True, 2), (False, 0), (True, 1)]
+
+
+async def test_a_script_flush_in_between_is_not_noticed(
+    batcher: Batcher, server: redis.asyncio.Redis, key: str
+) -> None:
+    unit = [(key, Limit("fixed-window", 100, 3600.0))]
+    remaining = []
+    for _ in range(3):
+        await server.script_flush()
+        states, pong = await asyncio.gather(batcher.check(unit), batcher.command("PING"))
+        remaining.append(states[0].remaining)
+        assert pong == b"PONG"
+    assert remaining == [99, 98, 97]
+
+
+# --- one call ---------------------------------------------------------------------------------------------------------
+
+
+async def test_everything_of_one_turn_is_one_script_call(
+    batcher: Batcher, server: redis.asyncio.Redis, key: str
+) -> None:
+    async def script_calls() -> int:
+        return int((await server.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0))
+
+    before = await script_calls()
+    checks = [batcher.check([(f"{key}:{i}", Limit("token-bucket", 5, 60.0))]) for i in range(100)]
+    await asyncio.gather(*checks)
+    assert await script_calls() == before + 1
+
+
+async def test_a_batch_is_bounded_and_the_rest_follows(batcher: Batcher, key: str) -> None:
+    unit = [(key, Limit("fixed-window", 10_000, 3600.0))]
+    answers = await asyncio.gather(*(batcher.check(unit) for _ in range(module.MAX_BATCH * 3)))
+    assert min(state.remaining for (state,) in answers) == 10_000 - module.MAX_BATCH * 3
+
+
+async def test_a_full_queue_refuses_at_once(batcher: Batcher) -> None:
+    calls = [batcher.command("PING") for _ in range(module.MAX_QUEUED)]
+    with pytest.raises(RedisUnavailable):
+        batcher.command("PING")
+    assert set(await asyncio.gather(*calls)) == {b"PONG"}
+    assert batcher.available
+
+
+async def test_commands_give_the_reply_of_redis(batcher: Batcher, key: str) -> None:
+    replies = await asyncio.gather(
+        batcher.command("SETEX", key, 60, b"\x00\xff"), batcher.command("GET", key), batcher.command("DEL", key)
+    )
+    assert replies == [b"OK", b"\x00\xff", 1]
+    assert await batcher.command("GET", key) is None
+
+
+async def test_an_error_reply_fails_its_own_command_only(batcher: Batcher, key: str) -> None:
+    wrong = batcher.command("INCR", key, "too", "many")
+    unit = [(key, Limit("fixed-window", 5, 60.0))]
+    states, pong = await asyncio.gather(batcher.check(unit), batcher.command("PING"))
+    assert states[0].allowed
+    assert pong == b"PONG"
+    with pytest.raises(RedisUnavailable):
+        await wrong
+    assert batcher.available
+
+
+async def test_a_cancelled_waiter_does_not_break_its_batch(batcher: Batcher, key: str) -> None:
+    unit = [(key, Limit("fixed-window", 10, 3600.0))]
+    checks = [asyncio.ensure_future(batcher.check(unit)) for _ in range(3)]
+    checks[1].cancel()
+    answers = await asyncio.gather(*checks, return_exceptions=True)
+    assert isinstance(answers[1], asyncio.CancelledError)
+    assert [answers[0][0].allowed, answers[2][0].allowed] == [True, True]
+    assert (await batcher.check(unit))[0].remaining == 6
+
+
+async def test_local_counters_need_no_redis(key: str) -> None:
+    batcher = Batcher("redis://127.0.0.1:1/0")
+    unit = [(key, Limit("sliding-window", 2, 60.0))]
+    assert [batcher.check_local(unit)[0].allowed for _ in range(3)] == [True, True, False]
+
+
+# --- Redis goes away --------------------------------------------------------------------------------------------------
+
+
+class PrivateServer:
+    """A Valkey of the test's own that may be stopped, killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.socket = directory, directory / "valkey.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}?db=0"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [programs.valkey(), "--port", "0", "--unixsocket", self.socket, "--save", "", "--dir", self.directory],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline_s = time.monotonic() + 10
+        while not self.socket.exists():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+        self.socket.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def private() -> Iterator[PrivateServer]:
+    with tempfile.TemporaryDirectory(prefix="hg-") as directory:
+        server = PrivateServer(Path(directory))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+async def test_a_hung_server_costs_one_deadline_then_nothing_and_comes_back(private: PrivateServer, key: str) -> None:
+    unit = [(key, Limit("fixed-window", 100, 3600.0))]
+    async with started(private.url, timeout_s=0.05) as batcher:
+        assert (await batcher.check(unit))[0].remaining == 99
+        private.send(signal.SIGSTOP)
+        began_s = time.monotonic()
+        answers = await asyncio.gather(*(batcher.check(unit) for _ in range(20)), return_exceptions=True)
+        waited_s = time.monotonic() - began_s
+        assert {type(answer) for answer in answers} == {RedisUnavailable}
+        assert waited_s < 0.15
+        assert not batcher.available
+        assert batcher.degraded_since is not None
+
+        began_s = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(RedisUnavailable):
+                batcher.check(unit)
+        assert time.monotonic() - began_s < 0.05
+
+        private.send(signal.SIGCONT)
+        await until(lambda: batcher.available, within_s=2.5)
+        assert batcher.degraded_since is None
+        # The batch that timed out may have been counted when the server woke: nothing else may.
+        assert 78 <= (await batcher.check(unit))[0].remaining <= 98
+
+
+async def test_a_killed_server_is_noticed_and_a_new_one_taken(private: PrivateServer, key: str) -> None:
+    unit = [(key, Limit("fixed-window", 5, 60.0))]
+    async with started(private.url, timeout_s=0.2) as batcher:
+        assert (await batcher.check(unit))[0].remaining == 4
+        private.kill()
+        with pytest.raises(RedisUnavailable):
+            await batcher.check(unit)
+        private.start()
+        await until(lambda: batcher.available, within_s=3)
+        assert (await batcher.check(unit))[0].remaining == 4
+
+
+async def test_a_server_that_cannot_write_counts_as_away(private: PrivateServer, key: str) -> None:
+    unit = [(key, Limit("fixed-window", 5, 60.0))]
+    async with started(private.url, timeout_s=0.5) as batcher, redis.asyncio.Redis.from_url(private.url) as server:
+        await server.replicaof("127.0.0.1", "1")
+        with pytest.raises(RedisUnavailable):
+            await batcher.check(unit)
+        assert not batcher.available
+        await server.replicaof("NO", "ONE")
+        await until(lambda: batcher.available, within_s=3)
+
+
+async def test_starting_without_redis_is_degraded_not_broken() -> None:
+    async with started("redis://127.0.0.1:1/0", timeout_s=0.1) as batcher:
+        assert not batcher.available
+        with pytest.raises(RedisUnavailable):
+            batcher.command("PING")
+
+
+async def test_closing_fails_what_still_waits(private: PrivateServer, key: str) -> None:
+    async with started(private.url) as batcher:
+        private.send(signal.SIGSTOP)
+        waiting = batcher.check([(key, Limit("fixed-window", 5, 60.0))])
+        queued = batcher.command("PING")
+        await batcher.aclose()
+        for call in (waiting, queued):
+            with pytest.raises(RedisUnavailable):
+                await call
+        private.send(signal.SIGCONT)
