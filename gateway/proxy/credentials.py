@@ -1,0 +1,269 @@
+"""Credentials: from the digest of a secret to who calls. Worker's memory → Redis → PostgreSQL.
+
+How soon a revocation counts (the runtime polls the change feed every second, and at once when nudged over Redis):
+
+| what works                       | bound                                                                          |
+|----------------------------------|--------------------------------------------------------------------------------|
+| everything                       | milliseconds, by the nudge                                                     |
+| no Redis                         | 2 s: one poll, and the time that the poll itself takes                         |
+| PostgreSQL, but polling does not | 7 s: feed counts as silent after 5 s, then answers are read again every 2 s    |
+| no PostgreSQL                    | nothing can be revoked. What is remembered counts for an hour longer at most,  |
+|                                  | other keys get 503 `credentials_unavailable`, never a 401                      |
+
+The same rule (see `found`) guards all three places, so neither a read that overlaps a change nor a Redis that missed
+one can bring a revoked key back. A worker believes Redis only once it has heard the feed itself. Keys that do not
+exist are remembered briefly and in the worker only: guesses must not fill Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gateway.plugins.base import Refusal
+from gateway.proxy.errors import CredentialsUnavailable, RedisUnavailable
+from gateway.proxy.exchange import Credential
+from gateway.proxy.found import Changes, Found, Moment, Seal
+
+MAX_KNOWN, MAX_UNKNOWN = 50_000, 10_000  # entries; the least recently used goes first
+KNOWN_FRESH_S, UNKNOWN_FRESH_S = 60.0, 5.0  # then looked up again, should the feed have a fault
+FEED_SILENT_S, UNFED_FRESH_S = 5.0, 2.0
+STALE_S = 3600.0  # with PostgreSQL down: since the last successful look
+REDIS_TTL_S = 300
+CHANGES_KEPT_S = 2.0 * REDIS_TTL_S  # outlives every entry in Redis that a change makes worthless
+MAX_CHANGES = 100_000
+FETCH_TIMEOUT_S = 1.0
+MAX_FETCHES = 2  # at once: the poll of the feed shares the same few database threads
+RETRY_S = 1.0
+
+NEVER = float("-inf")
+EXPIRED = Refusal("key_expired")
+logger = logging.getLogger(__name__)
+
+
+class Command(Protocol):
+    def __call__(self, *args: Any) -> Awaitable[Any]:
+        """One Redis command. Raises RedisUnavailable within tens of milliseconds."""
+        ...
+
+
+@dataclass(slots=True)
+class Entry:
+    found: Found
+    read_s: float  # when it was found
+    checked_s: float  # the same, or when looking again failed
+
+
+class Credentials:
+    """`base.CredentialLookup`, one per worker. `clock` is monotonic, `wall` is seconds since the epoch.
+
+    `fetch` reads PostgreSQL (`keys.lookup.find_key` in a thread); whatever it raises means "unavailable". `secret`
+    signs what is kept in Redis; without one Redis is not used, for nobody could tell who wrote there.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        fetch: Callable[[bytes], Awaitable[Found]],
+        *,
+        secret: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        fetch_timeout_s: float = FETCH_TIMEOUT_S,
+    ) -> None:
+        self._command, self._fetch, self._clock, self._wall = command, fetch, clock, wall
+        self._fetch_timeout_s = fetch_timeout_s
+        self._seal = Seal(secret, REDIS_TTL_S) if secret else None
+        self._known = Lru(MAX_KNOWN)
+        self._unknown = Lru(MAX_UNKNOWN)
+        self._pending: dict[bytes, asyncio.Task[Found | None]] = {}
+        self._changes = RecentChanges()
+        self._fed_s = NEVER
+        self._turns = asyncio.Semaphore(MAX_FETCHES)
+        self._failing, self._retry_s = False, 0.0
+
+    def find_key(self, digest: bytes) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        entry = self._known.get(digest) or self._unknown.get(digest)
+        if entry is not None and self._fresh(entry):
+            return self._answer(entry.found)
+        return self._find(digest)
+
+    def apply_changes(self, changes: Changes) -> None:
+        """Call after every poll of the feed, empty ones too: silence means that the feed is broken.
+
+        Applying a poll twice, or an older one after a newer, does no harm.
+        """
+        self._fed_s = self._clock()
+        self._changes.add(changes, self._fed_s)
+        if changes.everything:
+            self._known.clear()
+            self._unknown.clear()
+            return
+        for digest in changes.digests:
+            self._known.pop(digest, None)
+            self._unknown.pop(digest, None)
+        if changes.consumers:  # a walk of milliseconds at worst, which beats keeping a second index right
+            mine = [digest for digest, entry in self._known.items() if entry.found.consumer_id in changes.consumers]
+            for digest in mine:
+                del self._known[digest]
+
+    def _fresh(self, entry: Entry) -> bool:
+        age_s = (now_s := self._clock()) - entry.checked_s
+        if now_s - self._fed_s > FEED_SILENT_S:
+            return age_s < UNFED_FRESH_S
+        return age_s < (KNOWN_FRESH_S if entry.found.consumer_id else UNKNOWN_FRESH_S)
+
+    def _answer(self, found: Found) -> Credential | Refusal:
+        if (
+            found.expires_at_s is not None
+            and self._wall() >= found.expires_at_s
+            and isinstance(found.answer, Credential)
+        ):
+            return EXPIRED
+        return found.answer
+
+    async def _find(self, digest: bytes) -> Credential | Refusal:
+        """Lookups of one digest share one task, which outlives a caller who leaves."""
+        task = self._pending.get(digest)
+        if task is None:
+            task = self._pending[digest] = asyncio.create_task(self._look(digest))
+            task.add_done_callback(lambda _: self._pending.pop(digest, None))
+        found = await asyncio.shield(task)
+        if found is None:
+            raise CredentialsUnavailable()
+        return self._answer(found)
+
+    async def _look(self, digest: bytes) -> Found | None:
+        """None: nobody can say."""
+        shared = await self._recall(digest)
+        if shared is not None and self._clock() - self._fed_s <= FEED_SILENT_S:
+            self._remember(digest, shared)
+            return shared
+        if (found := await self._read(digest)) is not None:
+            if self._remember(digest, found) and found.consumer_id:
+                await self._share(digest, found)
+            return found
+        if shared is not None:
+            self._remember(digest, shared)
+            return shared
+        return self._stale(digest)
+
+    async def _read(self, digest: bytes) -> Found | None:
+        """From PostgreSQL. A flood of new keys waits its turn, and only its own requests suffer if that takes long."""
+        try:
+            async with asyncio.timeout(self._fetch_timeout_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            return None
+        try:
+            return await self._attempt(digest)
+        finally:
+            self._turns.release()
+
+    async def _attempt(self, digest: bytes) -> Found | None:
+        """While PostgreSQL fails, one attempt in RETRY_S: an outage holds no crowd of requests for its deadline."""
+        if self._failing:
+            if self._clock() < self._retry_s:
+                return None
+            self._retry_s = self._clock() + RETRY_S
+        try:
+            async with asyncio.timeout(self._fetch_timeout_s):
+                found = await self._fetch(digest)
+                if self._changes.outdate(digest, found):  # changed while we read
+                    found = await self._fetch(digest)
+        except Exception as error:  # whatever the driver raises: the client gets a 503, never a 401 or a 500
+            if not self._failing:
+                logger.warning("Credentials cannot be looked up: %s: %s", type(error).__name__, error)
+            self._failing, self._retry_s = True, self._clock() + RETRY_S
+            return None
+        self._failing = False
+        return found
+
+    def _remember(self, digest: bytes, found: Found) -> bool:
+        """False, and nothing is kept, if a change is known that this answer does not include."""
+        if self._changes.outdate(digest, found):
+            return False
+        now_s = self._clock()
+        keep, drop = (self._known, self._unknown) if found.consumer_id else (self._unknown, self._known)
+        drop.pop(digest, None)
+        keep.put(digest, Entry(found, read_s=now_s, checked_s=now_s))
+        return True
+
+    def _stale(self, digest: bytes) -> Found | None:
+        entry: Entry | None = self._known.get(digest)
+        if entry is None or self._clock() - entry.read_s > STALE_S:
+            return None
+        entry.checked_s = self._clock()  # others need not look again at once
+        return entry.found
+
+    async def _recall(self, digest: bytes) -> Found | None:
+        """From Redis, unless a change that we know of makes it worthless, or we have not heard of any change yet."""
+        if self._seal is None or self._fed_s == NEVER:
+            return None
+        try:
+            sealed = await self._command("GET", _redis_key(digest))
+        except RedisUnavailable:
+            return None
+        found = self._seal.read(digest, sealed, self._wall()) if isinstance(sealed, bytes) else None
+        return None if found is None or self._changes.outdate(digest, found) else found
+
+    async def _share(self, digest: bytes, found: Found) -> None:
+        if self._seal is None:
+            return
+        with contextlib.suppress(RedisUnavailable):
+            sealed = self._seal.write(digest, found, self._wall())
+            await self._command("SET", _redis_key(digest), sealed, "EX", REDIS_TTL_S)
+
+
+class RecentChanges:
+    """Which digests and consumers changed of late, and the moment of the poll that told us. Bounded."""
+
+    def __init__(self) -> None:
+        self._moments: OrderedDict[bytes | int, tuple[Moment, float]] = OrderedDict()
+        self._floor: Moment | None = None  # answers from before this moment never count
+
+    def add(self, changes: Changes, now_s: float) -> None:
+        changed: bytes | int
+        for changed in (*changes.digests, *changes.consumers):
+            self._moments[changed] = changes.moment, now_s
+            self._moments.move_to_end(changed)
+        if changes.everything or len(self._moments) > MAX_CHANGES:
+            self._floor = changes.moment
+            self._moments.clear()
+        while self._moments and next(iter(self._moments.values()))[1] < now_s - CHANGES_KEPT_S:
+            self._moments.popitem(last=False)
+
+    def outdate(self, digest: bytes, found: Found) -> bool:
+        """Whether the answer is from before a change to it."""
+        if self._floor is not None and not found.moment.includes(self._floor):
+            return True
+        changed = (self._moments.get(digest), self._moments.get(found.consumer_id))
+        return any(change is not None and not found.moment.includes(change[0]) for change in changed)
+
+
+class Lru(OrderedDict[bytes, Entry]):
+    def __init__(self, bound: int) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def get(self, digest: bytes, default: Any = None) -> Any:
+        entry = super().get(digest, default)
+        if entry is not None:
+            self.move_to_end(digest)
+        return entry
+
+    def put(self, digest: bytes, entry: Entry) -> None:
+        self[digest] = entry
+        self.move_to_end(digest)
+        if len(self) > self.bound:
+            self.popitem(last=False)
+
+
+def _redis_key(digest: bytes) -> str:
+    return f"hg:credential:{digest.hex()}"

@@ -1,0 +1,88 @@
+"""The two reads that workers live on, one statement each, with the moment they were made at (see gateway.proxy.found).
+
+They are the bridge over the Django line: rows in, plain values out. Sync: the runtime calls them in a thread.
+SQL and not the ORM, because a moment must come back from the very statement that reads, even if it finds nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.db import connection
+
+from gateway.plugins.base import Refusal
+from gateway.proxy.exchange import Consumer, Credential
+from gateway.proxy.found import Changes, Found, Moment
+
+MAX_CHANGES = 20_000  # in one answer; more means `everything`
+FIRST_LOOK = "1 hour"  # what a new worker is told: as long as any worker or Redis can remember an answer
+
+FIND_KEY = """
+SELECT pg_current_snapshot()::text, key.id, key.prefix, key.scopes, key.expires_at, key.revoked_at,
+       consumer.id, consumer.username, consumer.custom_id, consumer.groups, consumer.enabled
+FROM (SELECT %s::bytea AS digest) AS asked
+LEFT JOIN keys_apikey AS key ON key.digest = asked.digest
+LEFT JOIN keys_consumer AS consumer ON consumer.id = key.consumer_id
+"""
+
+# A change counts as new if its transaction could not be seen at the moment of the last look. Ids cannot decide that: a
+# lower one may become visible after a higher one was read. The first condition lets the index do the work.
+CHANGES_SINCE = """
+SELECT pg_current_snapshot()::text, change.id, change.digest, change.consumer_id
+FROM (SELECT %(since)s::pg_snapshot AS moment) AS since
+LEFT JOIN keys_credentialchange AS change
+  ON change.transaction >= pg_snapshot_xmin(since.moment)::text::bigint
+     AND NOT pg_visible_in_snapshot(change.transaction::text::xid8, since.moment)
+LIMIT %(limit)s
+"""
+
+CHANGES_FIRST = """
+SELECT pg_current_snapshot()::text, change.id, change.digest, change.consumer_id
+FROM (SELECT 1) AS one
+LEFT JOIN keys_credentialchange AS change ON change.at > statement_timestamp() - %(first_look)s::interval
+LIMIT %(limit)s
+"""
+
+
+def find_key(digest: bytes) -> Found:
+    """Revocation outranks a disabled consumer, which outranks expiry; expiry is left to whoever uses the answer."""
+    row = _rows(FIND_KEY, [digest])[0]
+    moment, key_id, prefix, scopes, expires_at, revoked_at, consumer_id, username, custom_id, groups, enabled = row
+    answer: Credential | Refusal
+    if key_id is None:
+        answer = Refusal("key_invalid")
+    elif revoked_at is not None:
+        answer = Refusal("key_revoked")
+    elif not enabled:
+        answer = Refusal("consumer_disabled")
+    else:
+        consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
+        answer = Credential("key", key_id, prefix, consumer, frozenset(scopes))
+    return Found(answer, consumer_id or 0, _epoch(expires_at), Moment.parse(moment))
+
+
+def changes_since(cursor: Moment | None) -> tuple[Moment, Changes]:
+    """The next cursor, and each change since this one exactly once. None: a worker's first look."""
+    limit = MAX_CHANGES + 1
+    if cursor is None:
+        rows = _rows(CHANGES_FIRST, {"first_look": FIRST_LOOK, "limit": limit})
+    else:
+        rows = _rows(CHANGES_SINCE, {"since": cursor.text, "limit": limit})
+    moment = Moment.parse(rows[0][0])
+    changes = [(digest, consumer_id) for _, change_id, digest, consumer_id in rows if change_id is not None]
+    digests = frozenset(bytes(digest) for digest, _ in changes if digest is not None)
+    consumers = frozenset(consumer_id for _, consumer_id in changes if consumer_id is not None)
+    went_back = cursor is not None and moment.xmax < cursor.xmax  # restored from a backup, or a replica took over
+    everything = went_back or len(changes) > MAX_CHANGES or (None, None) in changes
+    return moment, Changes(moment, digests, consumers, everything)
+
+
+def _rows(sql: str, parameters: Any) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return list(cursor.fetchall())
+
+
+def _epoch(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()

@@ -1,0 +1,146 @@
+"""Every write to consumers and keys that is more than saving one form. Each is one transaction.
+
+Text from people is checked by the models' own rules: ValidationError says what is wrong. KeyNotLive is for a step
+that makes no sense on this key any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from django.core.exceptions import ValidationError
+from django.db import connection, transaction
+from django.utils import timezone
+
+from keys import secrets
+from keys.models import ApiKey, Consumer, CredentialChange
+
+#: How long the feed is kept. Far longer than anything a worker remembers without asking again (an hour).
+FEED_KEPT = timedelta(days=1)
+
+
+class KeyNotLive(Exception):
+    """The key is revoked, expired, or has a successor already. The message is a sentence for people."""
+
+
+def consumer_create(
+    username: str, *, custom_id: str = "", groups: Iterable[str] = (), tags: Iterable[str] = (), note: str = ""
+) -> Consumer:
+    consumer = Consumer(username=username, custom_id=custom_id, groups=list(groups), tags=list(tags), note=note)
+    consumer.full_clean()
+    consumer.save(force_insert=True)
+    return consumer
+
+
+def consumer_enable(consumer: Consumer) -> None:
+    _set_enabled(consumer, True)
+
+
+def consumer_disable(consumer: Consumer) -> None:
+    """Every key of the consumer is refused until it is enabled again; the keys themselves stay as they are."""
+    _set_enabled(consumer, False)
+
+
+def _set_enabled(consumer: Consumer, enabled: bool) -> None:
+    consumer.enabled = enabled
+    consumer.save(update_fields=["enabled", "updated_at"])
+
+
+@transaction.atomic
+def key_create(
+    consumer: Consumer,
+    *,
+    name: str = "",
+    expires_at: datetime | None = None,
+    scopes: Iterable[str] = (),
+    by: str = "",
+    environment: str = "live",
+    rotated_from: ApiKey | None = None,
+) -> tuple[ApiKey, str]:
+    """The row, and the secret: this is the only time anyone sees it. `by` is a username."""
+    if expires_at is not None and expires_at <= timezone.now():
+        raise ValidationError({"expires_at": "This moment has passed."})
+    secret = secrets.generate(environment)
+    key = ApiKey(
+        consumer=consumer,
+        name=name,
+        prefix=secret.prefix,
+        digest=secret.digest,
+        scopes=list(scopes),
+        created_by=by,
+        expires_at=expires_at,
+        rotated_from=rotated_from,
+    )
+    key.full_clean()
+    key.save(force_insert=True)
+    return key, secret.text
+
+
+@transaction.atomic
+def key_rotate(key: ApiKey, *, overlap: timedelta, by: str) -> tuple[ApiKey, str]:
+    """A successor with the same consumer, name, scopes and lifetime; the old key ends after `overlap` at the latest.
+
+    Raises KeyNotLive: a dead key has nothing to hand over, and a second successor would be one nobody asked for.
+    """
+    if overlap < timedelta(0):
+        raise ValidationError({"overlap": "An overlap is not negative."})
+    old, now = _locked(key), timezone.now()
+    if old.state != "live":
+        raise KeyNotLive(f"Key {old.prefix}… is {old.state}. Create a new one instead.")
+    if successor := old.rotated_to.first():
+        raise KeyNotLive(f"Key {old.prefix}… was rotated already, to {successor.prefix}….")
+    new, text = key_create(
+        old.consumer,
+        name=old.name,
+        expires_at=old.expires_at and now + (old.expires_at - old.created_at),
+        scopes=old.scopes,
+        by=by,
+        environment=old.prefix.split("_")[1],
+        rotated_from=old,
+    )
+    old.expires_at = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
+    old.save(update_fields=["expires_at"])
+    return new, text
+
+
+@transaction.atomic
+def key_revoke(key: ApiKey, *, by: str, reason: str = "") -> ApiKey:
+    """For good. A key that is revoked already keeps its first moment and reason."""
+    current = _locked(key)
+    if current.revoked_at is None:
+        current.revoked_at = timezone.now()
+        current.revoked_reason = f"{by}: {reason}".strip(": ")[:200]
+        current.save(update_fields=["revoked_at", "revoked_reason"])
+    return current
+
+
+def _locked(key: ApiKey) -> ApiKey:
+    return ApiKey.objects.select_for_update(of=("self",)).select_related("consumer").get(pk=key.pk)
+
+
+def last_used_record(used: Mapping[int, datetime]) -> None:
+    """Key id → when it was last seen, gathered from usage rows. One statement; never moves a time backwards.
+
+    Rows are locked in the order of their ids, so that two recorders cannot deadlock. No feed entry is written.
+    """
+    if not used:
+        return
+    ids = sorted(used)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH seen AS (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[]) AS seen (id, at)),
+                 locked AS (SELECT key.id, seen.at FROM keys_apikey AS key JOIN seen USING (id)
+                            WHERE key.last_used_at IS NULL OR key.last_used_at < seen.at
+                            ORDER BY key.id FOR NO KEY UPDATE OF key)
+            UPDATE keys_apikey SET last_used_at = locked.at FROM locked WHERE keys_apikey.id = locked.id
+            """,
+            [ids, [used[key_id] for key_id in ids]],
+        )
+
+
+def changes_prune(keep: timedelta = FEED_KEPT) -> int:
+    """Deletes feed entries older than `keep`; how many there were."""
+    deleted, _ = CredentialChange.objects.filter(at__lt=timezone.now() - keep).delete()
+    return deleted
