@@ -103,8 +103,7 @@ class Servers:
         self._lock(self.data_dir / "lock")
         runner = account.choose(*(self.data_dir / "servers" / name for name in ("postgres", "valkey")))
         here = places.settle(self.data_dir, runner, lambda step: self.progress(step, 0.0))
-        if here.servers.parent != here.data_dir:  # reached by a link, perhaps not by ours alone
-            self._lock(here.servers / "lock")
+        self._lock(here.servers / "lock")  # a copy of the data directory may hold a link to the same servers
         self._servers = self._build(here, runner)
         # Valkey loads its file while PostgreSQL makes its cluster or replays its log.
         for server in self._servers:

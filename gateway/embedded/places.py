@@ -57,9 +57,9 @@ class Places:
 
     @property
     def sockets(self) -> Path:
-        """Beside the data, or under /tmp when that path is too long for a socket address."""
+        """Beside the data, or under /tmp when that path cannot be a socket's address."""
         beside = self.servers / "sockets"
-        if _fits(beside):
+        if _is_address(beside):
             return beside
         digest = hashlib.sha256(os.fsencode(self.servers)).hexdigest()[:12]
         owner = self.servers.stat().st_uid if self.servers.exists() else os.geteuid()
@@ -122,8 +122,8 @@ def settle(data_dir: Path, account: Account, say: Callable[[str], None]) -> Plac
     """Makes every directory of the instance that is missing. The caller holds the data directory's lock.
 
     The servers' part lies in the data directory where that is possible. It is not when we are root and
-    the account cannot get there (a checkout below a 0700 home), or when sockets there would have too long
-    a path: then it lies in /var/lib/hydragate, and `<data dir>/servers` links to it. The link makes the
+    the account cannot get there (a checkout below a 0700 home), or when sockets there could not be
+    addressed: then it lies in /var/lib/hydragate, and `<data dir>/servers` links to it. The link makes the
     choice last, whatever happens to the modes of the directories above, and moves with the data directory.
     """
     link = data_dir / "servers"
@@ -148,7 +148,7 @@ def settle(data_dir: Path, account: Account, say: Callable[[str], None]) -> Plac
 
 
 def _make_servers(link: Path, account: Account, say: Callable[[str], None]) -> None:
-    if not account.lent or (account.can_enter(link.parent) and _fits(link / "sockets")):
+    if not account.lent or (account.can_enter(link.parent) and _is_address(link / "sockets")):
         link.mkdir()
         link.chmod(0o711 if account.lent else 0o700)
         return
@@ -158,12 +158,13 @@ def _make_servers(link: Path, account: Account, say: Callable[[str], None]) -> N
     servers = Path(tempfile.mkdtemp(dir=ELSEWHERE, prefix="instance-"))
     servers.chmod(0o711)
     link.symlink_to(servers)
-    say(f"the account {account.name} has no short way into {link.parent}: databases go to {servers}")
+    say(f"the account {account.name} cannot use sockets in {link.parent}: databases go to {servers}")
 
 
-def _fits(sockets: Path) -> bool:
-    longest = sockets / f".s.PGSQL.{POSTGRES_PORT}"
-    return len(os.fsencode(longest)) <= SOCKET_PATH_MAX_BYTES
+def _is_address(sockets: Path) -> bool:
+    """Short enough, and without what libpq takes for a list of hosts."""
+    longest = os.fsencode(sockets / f".s.PGSQL.{POSTGRES_PORT}")
+    return len(longest) <= SOCKET_PATH_MAX_BYTES and not set(b',"') & set(longest)
 
 
 def _check_ours(sockets: Path, account: Account) -> None:

@@ -63,7 +63,7 @@ class Postgres(Server):
         settings = {
             "hba_file": str(self.hba),
             "listen_addresses": "",
-            "unix_socket_directories": f'"{self.places.sockets}"',  # a list: the path may hold a comma
+            "unix_socket_directories": f'"{self.places.sockets}"',  # of a list, hence the quotes
             "unix_socket_permissions": "0700",
             "port": str(POSTGRES_PORT),
             "logging_collector": "off",

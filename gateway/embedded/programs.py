@@ -15,8 +15,8 @@ from pathlib import Path
 from gateway.embedded.account import Account
 from gateway.embedded.errors import ProgramMissing
 
-# What only builds extensions or talks to other servers is left behind: 50 MB become 20.
-NOT_COPIED = shutil.ignore_patterns("include", "doc", "pgxs", "pkgconfig", "*.a", "libecpg*", "libpgtypes*")
+# What only builds extensions is left behind.
+NOT_COPIED = shutil.ignore_patterns("include", "doc", "pgxs", "pkgconfig", "*.a", "__pycache__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,16 @@ def reachable_postgres(home: Path, account: Account, copies: Path) -> Path:
     server = home / "bin" / "postgres"
     if account.can_run(server) and account.can_read(home / "share" / "postgres.bki"):
         return home
+    package = home.parent
     copy = copies / f"postgres-{_fingerprint(server)}"
     if not copy.exists():
         fresh = _fresh(copies, "postgres-")
-        for part in ("lib", "share"):
-            shutil.copytree(home / part, fresh / part, ignore=NOT_COPIED)
-        (fresh / "bin").mkdir()
-        for program in ("initdb", "postgres"):
-            shutil.copy2(home / "bin" / program, fresh / "bin")
+        # The layout of site-packages stays: programs find the wheel's libraries by a relative path.
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.exists():
+                shutil.copytree(part, fresh / part.name, ignore=NOT_COPIED)
         _publish(fresh, copy)
-    return copy
+    return copy / package.name / home.name
 
 
 def reachable_valkey(program: Path, account: Account, copies: Path) -> Path:
