@@ -1,0 +1,121 @@
+"""One supervised process: started clean, ready when it says so, ended by signals, never outliving its parent.
+
+Each child gets a process group of its own, for Ctrl-C reaches the whole group of the terminal: ours end when the
+supervisor says so, in its order. On Linux the kernel kills a child whose parent has died (PR_SET_PDEATHSIG).
+That signal follows the *thread* that forked, so children start from the main thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+READY_FD = "GATEWAY_READY_FD"
+PR_SET_PDEATHSIG = 1
+
+# Looked up before any fork: a child may not take the import lock. Absent where there is no prctl.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run. `environment` is the whole of it; `fds` are open descriptors it inherits under the same numbers.
+
+    One that `tells_ready` writes a byte to the descriptor named in GATEWAY_READY_FD; any other is ready once started.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    fds: tuple[int, ...] = ()
+    tells_ready: bool = False
+
+
+class Child:
+    """A running `Program`. `ready_fd` is for the supervisor's selector; -1 when there is nothing to wait for."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.ready = not program.tells_ready
+        self.ready_fd = -1
+        self.kill_at_s: float | None = None  # set once it was asked to end
+        self.started_s = time.monotonic()
+        self._process = self._spawn()
+        self.pid = self._process.pid
+
+    def __str__(self) -> str:
+        return f"{self.program.name} (process {self.pid})"
+
+    @property
+    def ended(self) -> bool:
+        """Also reaps it."""
+        return self._process.poll() is not None
+
+    @property
+    def reason(self) -> str:
+        """How it ended, as the rest of a sentence."""
+        status = self._process.returncode
+        if status < 0:
+            return f"was killed by signal {-status} ({signal.strsignal(-status)})"
+        return f"ended with status {status}" if status else "ended by itself"
+
+    def end(self, kill_at_s: float) -> None:
+        """Asks it to end; the supervisor kills it at `kill_at_s`. A later call can only bring that forward."""
+        if self.kill_at_s is None:
+            self._process.send_signal(signal.SIGTERM)
+            self.kill_at_s = kill_at_s
+        self.kill_at_s = min(self.kill_at_s, kill_at_s)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def read_ready(self) -> None:
+        """Call when `ready_fd` is readable: a byte means ready, its end means that the child has gone."""
+        self.ready = bool(os.read(self.ready_fd, 1)) or self.ready
+        self.close()
+
+    def close(self) -> None:
+        if self.ready_fd >= 0:
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("children must be started from the main thread: they die with their thread")
+        environment, fds = dict(self.program.environment), self.program.fds
+        told_fd = -1
+        if self.program.tells_ready:
+            self.ready_fd, told_fd = os.pipe()
+            environment[READY_FD] = str(told_fd)
+            fds = (*fds, told_fd)
+        try:
+            return subprocess.Popen(
+                self.program.command,
+                env=environment,
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                preexec_fn=tied_to(os.getpid()),
+            )
+        finally:
+            if told_fd >= 0:
+                os.close(told_fd)
+
+
+def tied_to(parent: int) -> Callable[[], None]:
+    """A `preexec_fn`: the kernel kills the child when `parent` ends, in whatever way."""
+
+    def tie() -> None:
+        if _prctl is not None:
+            _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return tie

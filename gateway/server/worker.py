@@ -1,0 +1,97 @@
+"""Entry of a worker process: `python -m gateway.server.worker [--app module:attribute] FD...`
+
+The supervisor bound the sockets; they arrive as open descriptors. Django comes in with the application, so a worker of
+the `proxy` role never imports what its settings leave out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway import environment
+from gateway.server.child import READY_FD
+from gateway.server.limits import Limits
+from gateway.server.runner import WorkerServer
+
+GATEWAY = "gateway.asgi:application"
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What an application does around its serving."""
+
+    start: Callable[[], Awaitable[None]]
+    drain: Callable[[], None]
+    stop: Callable[[], Awaitable[None]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="gateway.server.worker", description="One worker of a node.")
+    parser.add_argument("--app", default=GATEWAY, help="ASGI application (default: %(default)s)")
+    parser.add_argument("fds", nargs="+", type=int, metavar="FD", help="open descriptor of a bound socket")
+    arguments = parser.parse_args()
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
+    logging.basicConfig(level=logging.WARNING)  # the gateway's own settings replace it
+    settings = environment.load()
+    application = _import(arguments.app)
+    life = _life(arguments.app)
+
+    async def start() -> None:
+        await life.start()
+        tell_ready()
+
+    WorkerServer(
+        application,
+        [socket.socket(fileno=fd) for fd in arguments.fds],
+        limits=limits(settings),
+        on_start=start,
+        on_drain=life.drain,
+        on_stop=life.stop,
+        drain_timeout_s=settings.drain_timeout_s,
+    ).run()
+
+
+def limits(settings: environment.Environment) -> Limits:
+    return Limits(
+        max_line_bytes=settings.max_line_bytes,
+        max_head_bytes=settings.max_head_bytes,
+        max_headers=settings.max_headers,
+        max_body_bytes=settings.max_body_bytes,
+        max_connections=settings.max_connections,
+    )
+
+
+def tell_ready() -> None:
+    """Once: the descriptor is closed, and nothing that this process starts inherits its number."""
+    if fd := os.environ.pop(READY_FD, ""):
+        os.write(int(fd), b"1")
+        os.close(int(fd))
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _life(app: str) -> Life:
+    if app == GATEWAY:
+        from gateway import runtime  # needs settings, which `_import` of the application has set up
+
+        current = runtime.current()
+        return Life(current.start, current.begin_drain, current.stop)
+
+    async def nothing() -> None: ...
+
+    return Life(nothing, lambda: None, nothing)
+
+
+if __name__ == "__main__":
+    main()

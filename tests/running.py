@@ -1,0 +1,126 @@
+"""A command of ours as a process of its own: its output, its descendants, and waiting for conditions."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], deadline_s: float = 15.0) -> T:
+    """The first true value of `condition`."""
+    end_s = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end_s, f"not within {deadline_s} s"
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    """Linux only: reads /proc."""
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [found for child in children for found in (child, *descendants(child))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def get(
+    port: int, path: str = "/", headers: Mapping[str, str] | None = None
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """Over a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path, headers=dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+class Running:
+    """`manage.py <arguments>`. Its output goes to a file, so that nobody has to read along."""
+
+    def __init__(self, *arguments: str, log: Path, environment: Mapping[str, str], **popen: object) -> None:
+        self.log = log
+        python = str(popen.pop("python", sys.executable))
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [python, str(popen.pop("manage", ROOT / "manage.py")), *arguments],
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                **popen,  # type: ignore[call-overload]
+            )
+        self.pid = self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def family(self) -> list[int]:
+        return descendants(self.pid)
+
+    def says(self, text: str, deadline_s: float = 30.0) -> Self:
+        """Waits until the output holds `text`."""
+
+        def said() -> bool:
+            assert text in self.output or self.process.poll() is None, self.output
+            return text in self.output
+
+        try:
+            wait_for(said, deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"never said {text!r}: {self.output}") from error
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, deadline_s: float = 30.0) -> int:
+        return self.process.wait(deadline_s)
+
+
+@contextmanager
+def running(*arguments: str, log: Path, environment: Mapping[str, str], **popen: object) -> Iterator[Running]:
+    """Ends in whatever way the test ended it; what is left after that is killed."""
+    process = Running(*arguments, log=log, environment=environment, **popen)
+    try:
+        yield process
+    finally:
+        left = process.family
+        if process.process.poll() is None:
+            process.signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.process.kill()
+                process.wait()
+        for pid in left:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
