@@ -8,7 +8,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 from gateway import environment
-from gateway.embedded import places
+from gateway.embedded import NotStarted, places
 
 ENVIRONMENT = environment.load()
 PLACES = places.at(ENVIRONMENT.data_dir)
@@ -18,7 +18,10 @@ PROXY_ONLY = ENVIRONMENT.role == "proxy"
 
 def _database(url: str) -> dict[str, Any]:
     if not url:
-        return {"ENGINE": "django.db.backends.postgresql", **PLACES.database}
+        try:
+            return {"ENGINE": "django.db.backends.postgresql", **PLACES.database}
+        except NotStarted:  # `manage.py up` makes it; what needs no database (help, mypy) works before that
+            return {"ENGINE": "django.db.backends.postgresql", "NAME": "hydragate", "HOST": str(PLACES.sockets)}
     parts: dict[str, Any] = conninfo_to_dict(url)
     return {
         "ENGINE": "django.db.backends.postgresql",
@@ -33,8 +36,10 @@ def _database(url: str) -> dict[str, Any]:
 
 def _secret_key() -> str:
     """The one from the environment, else the data directory's; "" makes Django refuse to sign anything."""
-    path = PLACES.secrets / "secret-key"
-    return ENVIRONMENT.secret_key or (path.read_text().strip() if path.exists() else "")
+    try:
+        return ENVIRONMENT.secret_key or PLACES.secret("secret-key")
+    except NotStarted:
+        return ""
 
 
 DEBUG = ENVIRONMENT.debug
