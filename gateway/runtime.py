@@ -1,0 +1,274 @@
+"""Runtime: what one worker is made of. Loads the live configuration, compiles it aside, swaps it in, keeps it fresh.
+
+The truth is the number of the live ConfigVersion in PostgreSQL, asked for every second; a Redis message only makes the
+question come sooner. Credential changes travel the same way. With PostgreSQL down the last good document on disk
+serves; with both away the worker keeps what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from time import monotonic, perf_counter, time
+from typing import Any
+
+import redis.asyncio
+from django.conf import settings
+
+from gateway.database import Database, DatabaseUnavailable
+from gateway.environment import Environment
+from gateway.plugins.base import Resources
+from gateway.plugins.registry import Registry
+from gateway.proxy import metrics
+from gateway.proxy.balancer import Balancer
+from gateway.proxy.batcher import Batcher
+from gateway.proxy.credentials import Credentials
+from gateway.proxy.downstream import Downstream
+from gateway.proxy.forward import Forwarder
+from gateway.proxy.found import Changes, Found, Moment
+from gateway.proxy.journal import Journal
+from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.snapshot import Snapshot
+from gateway.proxy.table import RoutingTable
+from gateway.proxy.transport import Transports
+from keys import lookup
+from keys.nudge import CREDENTIALS_CHANNEL
+from routes import selectors
+from routes.compile import compile as compile_document
+from routes.services import CONFIG_CHANNEL
+
+logger = logging.getLogger("gateway.runtime")
+
+POLL_S = 1.0
+HEARTBEAT_S = 10.0
+
+
+class Runtime:
+    def __init__(self, environment: Environment, redis_url: str, worker: int) -> None:
+        self.environment = environment
+        self.worker = worker
+        self.started = False
+        self.draining = False
+        self.digest = ""
+        self.error = ""  # why the newest configuration is not served, if so
+        self.registry = Registry.load(environment.plugins, environment.plugin_dir)
+        self.database = Database()
+        self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
+        self.credentials = Credentials(self.batcher.command, self._fetch_key, secret=settings.SECRET_KEY)
+        self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
+        self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
+        self.journal = Journal(
+            environment.data_dir / "spool",
+            str(worker),
+            node=environment.node,
+            max_bytes=environment.usage_spool_max_mb << 20,
+            on_batch=metrics.fold,
+        )
+        self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
+        self._redis_url = redis_url
+        self._started_s = time()
+        self._cursor: Moment | None = None  # how far the feed of credential changes was read
+        self._nudged = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reported_s = 0.0
+        self._apply_ms = 0.0
+        self._starting: asyncio.Lock = asyncio.Lock()
+
+    # --- life cycle -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load a configuration and begin to keep it fresh. Returns without one, too: then `ready` says no."""
+        async with self._starting:
+            if self.started:
+                return
+            await self.batcher.start()
+            await self.journal.start()
+            try:
+                await self._refresh()
+            except DatabaseUnavailable as error:
+                logger.warning("PostgreSQL is not available (%s): starting from the last good configuration", error)
+                self._load_from_disk()
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
+            self.started = True
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.journal.aclose()
+        await self.forwarder.transports.aclose()
+        await self.batcher.aclose()
+        self.database.close()
+        self.started = False
+
+    def begin_drain(self) -> None:
+        self.draining = True
+
+    # --- configuration ----------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), POLL_S)
+            self._nudged.clear()
+            try:
+                await self._refresh()
+            except DatabaseUnavailable:
+                continue  # `degraded` on /ready says so; the next turn asks again
+            except (
+                Exception
+            ):  # protects the poll: a worker that stops looking would serve an old configuration for ever
+                logger.exception("refreshing the configuration failed")
+
+    async def _refresh(self) -> None:
+        number, digest, (self._cursor, changes) = await self.database.run(_look, self._cursor)
+        self.credentials.apply_changes(changes)
+        table = self.pipeline.table
+        if table is None or number != table.version:
+            await self._apply(number, digest)
+        if monotonic() - self._reported_s > HEARTBEAT_S:
+            await self._report()
+
+    async def _apply(self, number: int, digest: str) -> None:
+        if digest == self.digest and self.pipeline.table is not None:
+            self.pipeline.table.version = number  # the same document under a new number: nothing to build
+        else:
+            document = await self.database.run(selectors.document_of, number) if number else EMPTY_DOCUMENT
+            if not await self._build(document, number, digest):
+                return
+            self._keep_on_disk(document, number, digest)
+        await self._report()
+
+    async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
+        """Compile beside the traffic, then swap by one assignment. What does not compile leaves everything as it is."""
+        begun = perf_counter()
+        try:
+            table = await asyncio.to_thread(self._table, document, number, digest)
+        except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
+            logger.exception("configuration version %s cannot be served; still serving the one before", number)
+            self.error = f"version {number}: {error}"
+            await self._report()
+            return False
+        self._swap(table, digest)
+        self._apply_ms = (perf_counter() - begun) * 1000
+        logger.info("serving configuration version %s (%d routes)", number, len(table.snapshot.routes))
+        return True
+
+    def _table(self, document: Mapping[str, Any], number: int, digest: str) -> RoutingTable:
+        snapshot = compile_document(document, self.registry, version=number) if document else Snapshot(number, digest)
+        return RoutingTable(snapshot, self.registry, self.resources)
+
+    def _swap(self, table: RoutingTable, digest: str) -> None:
+        self.pipeline.table, self.digest, self.error = table, digest, ""
+        self.forwarder.retain(list(table.snapshot.upstreams.values()))
+        metrics.config_version(table.version)
+
+    @property
+    def _disk(self) -> Path:
+        return self.environment.data_dir / "config" / "live.json"
+
+    def _keep_on_disk(self, document: Mapping[str, Any], number: int, digest: str) -> None:
+        temporary = self._disk.with_suffix(f".{os.getpid()}")
+        try:
+            self._disk.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({"number": number, "digest": digest, "document": document}))
+            temporary.replace(self._disk)
+        except OSError as error:
+            logger.warning("the configuration could not be kept in %s: %s", self._disk, error)
+
+    def _load_from_disk(self) -> None:
+        try:
+            kept = json.loads(self._disk.read_text())
+            self._swap(self._table(kept["document"], kept["number"], kept["digest"]), kept["digest"])
+        except FileNotFoundError:
+            logger.error("no configuration: PostgreSQL is away and %s does not exist yet", self._disk)
+        except (OSError, ValueError, KeyError) as error:
+            logger.error("the configuration kept in %s cannot be used: %s", self._disk, error)
+
+    async def _report(self) -> None:
+        table = self.pipeline.table
+        with contextlib.suppress(DatabaseUnavailable):
+            await self.database.run(
+                selectors.report_applied,
+                node=self.environment.node,
+                worker=self.worker,
+                pid=os.getpid(),
+                role=self.environment.role,
+                number=table.version if table else 0,
+                apply_ms=self._apply_ms,
+                error=self.error,
+            )
+            self._reported_s = monotonic()
+
+    # --- nudges and credentials -------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Wake the poll at each message. Lost messages, Redis outages and restarts only cost up to POLL_S."""
+        while True:
+            try:
+                async with (
+                    redis.asyncio.from_url(self._redis_url, socket_connect_timeout=1) as client,
+                    client.pubsub(ignore_subscribe_messages=True) as channel,
+                ):
+                    await channel.subscribe(CONFIG_CHANNEL, CREDENTIALS_CHANNEL)
+                    async for _ in channel.listen():
+                        self._nudged.set()
+            except (redis.RedisError, OSError):
+                await asyncio.sleep(POLL_S)
+
+    async def _fetch_key(self, digest: bytes) -> Found:
+        return await self.database.run(lookup.find_key, digest)
+
+    # --- what others may know ---------------------------------------------------------------------------------------
+
+    def readiness(self) -> dict[str, Any]:
+        degraded = [
+            name
+            for name, fine in (("postgres", self.database.available), ("redis", self.batcher.available))
+            if not fine
+        ]
+        if self.pipeline.table is None or self.draining:
+            reason = "draining" if self.draining else "no configuration loaded"
+            return {"status": "unready", "reason": reason, "degraded": degraded}
+        return {"status": "degraded" if degraded else "ready", "degraded": degraded}
+
+    def status(self) -> dict[str, Any]:
+        table = self.pipeline.table
+        return {
+            **self.readiness(),
+            "node": self.environment.node,
+            "worker": self.worker,
+            "pid": os.getpid(),
+            "role": self.environment.role,
+            "uptime_s": round(time() - self._started_s, 1),
+            "config_version": table.version if table else None,
+            "config_digest": self.digest,
+            "config_error": self.error,
+            "routes": len(table.snapshot.routes) if table else 0,
+            "upstreams": len(table.snapshot.upstreams) if table else 0,
+            "plugins": list(self.registry.names),
+            "requests_in_flight": self.pipeline.in_flight,
+        }
+
+
+EMPTY_DOCUMENT: dict[str, Any] = {}
+
+
+def _look(cursor: Moment | None) -> tuple[int, str, tuple[Moment, Changes]]:
+    """Everything a turn of the poll asks for, in one trip to a thread."""
+    number, digest = selectors.live_version()
+    return number, digest, lookup.changes_since(cursor)
+
+
+@cache
+def current() -> Runtime:
+    """This process's runtime, made at the first call and started by whoever runs the process."""
+    environment: Environment = settings.ENVIRONMENT
+    return Runtime(environment, settings.REDIS_URL, int(os.environ.get("GATEWAY_WORKER", "0")))

@@ -1,0 +1,138 @@
+"""A real gateway for tests: its own database, `manage.py serve` with real workers, real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "the condition") -> T:
+    """The first true value of `condition`; fails loudly when the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {timeout_s:g} s; last value {value!r}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Gateway:
+    """`manage.py serve` on a free port. `environment` names the servers behind it and the data directory."""
+
+    directory: Path
+    environment: dict[str, str]
+    workers: int = 1
+    role: str = "all"
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ, "PORT": str(self.port), "GATEWAY_DATA_DIR": str(self.directory / "var"),
+            "GATEWAY_STATUS_PORT": "0", "GATEWAY_DRAIN_TIMEOUT_S": "5", "SECRET_KEY": "only-for-tests", **self.environment,
+        }  # fmt: skip
+
+    def manage(self, *words: str, stdin: str | None = None) -> str:
+        """A management command's standard output; its errors fail the test with what it said."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *words], cwd=ROOT, env=self.env(), input=stdin, capture_output=True, text=True,
+            timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, f"manage.py {' '.join(words)}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start(self) -> None:
+        log = (self.directory / "serve.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve", "--role", self.role, "--workers", str(self.workers)],
+            cwd=ROOT, env=self.env(), stdout=log, stderr=log,
+        )  # fmt: skip
+        wait_until(self.is_ready, 30, f"ready ({self.directory}/serve.log)")
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.directory / "serve.log").read_text()
+        try:
+            return self.get_json("/ready")["status"] in ("ready", "degraded")
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+
+    def get_json(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            return dict(json.load(answer))
+
+    def configure(self, document: Mapping[str, Any]) -> None:
+        """Publish a whole configuration and wait until it is served by every worker."""
+        path = self.directory / "document.json"  # JSON is YAML
+        path.write_text(json.dumps(document))
+        self.manage("config", "import", str(path))
+
+    def key(self, consumer: str, *words: str) -> str:
+        return self.manage("key", "create", "--consumer", consumer, "--create-consumer", "--quiet", *words).strip()
+
+    def query(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
+            return connection.execute(sql, arguments).fetchall()  # type: ignore[arg-type]
+
+    def pids(self, word: str) -> list[int]:
+        """Processes below `serve` whose command line holds `word`."""
+        assert self.process is not None
+        found = []
+        for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]:
+            pid, parent, arguments = line.split(None, 2)
+            if int(parent) == self.process.pid and word in arguments:
+                found.append(int(pid))
+        return found
+
+
+@contextmanager
+def running(gateway: Gateway) -> Iterator[Gateway]:
+    """Migrated, started, and stopped afterwards whatever happens."""
+    gateway.manage("migrate", "--verbosity", "0")
+    gateway.start()
+    try:
+        yield gateway
+    finally:
+        gateway.stop()
+
+
+def upstream(name: str, port: int, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "targets": [{"host": "127.0.0.1", "port": port}], **fields}
+
+
+def route(name: str, path: str, to: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "paths": [path], "upstreams": [{"name": to}], **fields}
