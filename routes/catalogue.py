@@ -1,0 +1,23 @@
+"""The plugins this process knows, as the control plane needs them to check settings."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from django.conf import settings
+
+from gateway.plugins.registry import Registry
+
+
+def registry() -> Registry:
+    """Loaded anew when a file of GATEWAY_PLUGIN_DIR has changed. Raises RegistryProblems."""
+    directory: Path | None = settings.ENVIRONMENT.plugin_dir
+    files = sorted(directory.glob("*.py")) if directory is not None else []
+    seen = tuple((str(file), file.stat().st_mtime_ns) for file in files)
+    return _load(tuple(settings.ENVIRONMENT.plugins), directory, seen)
+
+
+@lru_cache(maxsize=1)
+def _load(paths: tuple[str, ...], directory: Path | None, seen: tuple[tuple[str, int], ...]) -> Registry:
+    return Registry.load(paths, directory)

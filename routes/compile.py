@@ -1,0 +1,244 @@
+"""Document → Snapshot, or every reason why not. Pure: the same document and plugins always give the same answer.
+
+Runs where a configuration is published (nothing unsound goes live) and in each worker that loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from gateway.plugins.registry import ConfigProblems, Registry
+from gateway.proxy.match import Pattern
+from gateway.proxy.snapshot import (
+    FieldCondition,
+    PluginSpec,
+    RouteSpec,
+    Scope,
+    Snapshot,
+    TargetSpec,
+    UpstreamSpec,
+    WeightedUpstream,
+)
+from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, digest
+from routes.problems import CompileError, Path, Problem, Row, pointer
+from routes.reading import Reading, read
+
+__all__ = ["CompileError", "Problem", "compile", "config_problems"]
+
+
+def compile(  # noqa: A001 - the word of the design
+    document: Mapping[str, Any], registry: Registry, *, version: int = 0
+) -> Snapshot:
+    """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out."""
+    reading = read(document)
+    configs, config_faults = _configs(reading, registry)
+    problems = [
+        *reading.problems,
+        *_upstreams(reading),
+        *_routes(reading),
+        *_twins(reading),
+        *_scopes(reading, registry),
+        *config_faults,
+    ]
+    if problems:
+        raise CompileError(problems)
+    routes = tuple(_route_spec(entry) for entry in reading.routes.values() if entry.enabled)
+    live = {route.name for route in routes}
+    return Snapshot(
+        version=version,
+        digest=digest(document),
+        upstreams={entry.name: _upstream_spec(entry) for entry in reading.upstreams.values()},
+        routes=routes,
+        plugins=tuple(
+            _plugin_spec(entry, configs[index])
+            for index, entry in reading.plugins.items()
+            if index in configs and (not entry.route or entry.route in live)
+        ),
+    )
+
+
+# --- checks across rows -----------------------------------------------------------------------------------------------
+
+
+def _at(section: str, index: int, row: Row, field: Path, message: str, place: Path | None = None) -> Problem:
+    """`place` is where in the entry it stands, if that is not `field`."""
+    return Problem(row, field, message, pointer((section, index, *(field if place is None else place))))
+
+
+def _upstreams(reading: Reading) -> Iterator[Problem]:
+    for index, entry in reading.upstreams.items():
+        seen: set[str] = set()
+        for number, target in enumerate(entry.targets):
+            if target.address in seen:
+                row = ("upstreams", entry.name, "targets", target.address)
+                place = ("targets", number)
+                yield _at("upstreams", index, row, (), "The same address is there twice.", place)
+            seen.add(target.address)
+
+
+def _routes(reading: Reading) -> Iterator[Problem]:
+    for index, entry in reading.routes.items():
+        row = ("routes", entry.name)
+        if entry.enabled and not entry.upstreams:
+            yield _at("routes", index, row, ("upstreams",), "The route leads nowhere: give it an upstream.")
+        seen: set[str] = set()
+        for number, part in enumerate(entry.upstreams):
+            part_row, place = (*row, "upstreams", part.name), ("upstreams", number, "name")
+            if part.name not in reading.named["upstreams"]:
+                yield _at("routes", index, part_row, ("name",), f"There is no upstream '{part.name}'.", place)
+            if part.name in seen:
+                yield _at("routes", index, part_row, ("name",), "The upstream is there twice.", place)
+            seen.add(part.name)
+
+
+def _twins(reading: Reading) -> Iterator[Problem]:
+    """Enabled routes that some request fits in the very same way: only chance (the lower id) would choose."""
+    first: dict[object, str] = {}
+    for index, entry in reading.routes.items():
+        rivals = {first.setdefault(place, entry.name): None for place in _places(entry)} if entry.enabled else {}
+        for rival in rivals:
+            if rival != entry.name:
+                message = f"Matches the same requests as route '{rival}'. Give one of them another priority."
+                yield _at("routes", index, ("routes", entry.name), (), message)
+
+
+def _places(entry: RouteEntry) -> Iterator[object]:
+    """All that decides a match, once for each host and path. Names of parameters do not."""
+    conditions = tuple(
+        tuple(sorted((name, tuple(sorted(values))) for name, values in group.items()))
+        for group in (entry.header_conditions, entry.query_conditions)
+    )
+    rest = (frozenset(entry.methods), conditions, entry.priority)
+    patterns = [Pattern.parse(path) for path in entry.paths] or [Pattern("any")]
+    for host in entry.hosts or [""]:
+        for pattern in patterns:
+            yield host, pattern.segments, pattern.tail, pattern.regex, rest
+
+
+def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
+    identified = max((registry.position(name) for name in registry.names if registry[name].identifies), default=-1)
+    seen: set[str] = set()
+    for index, entry in reading.plugins.items():
+        row = ("plugins", entry.key)
+        if entry.key in seen:
+            yield _at("plugins", index, row, (), "A setting of this plugin with this scope is there twice.")
+        seen.add(entry.key)
+        for kind, name in (("route", entry.route), ("upstream", entry.upstream)):
+            if name and name not in reading.named[f"{kind}s"]:
+                yield _at("plugins", index, row, (kind,), f"There is no {kind} '{name}'.")
+        if entry.enabled and entry.consumer and entry.name in registry:
+            if identified < 0:
+                yield _at("plugins", index, row, ("consumer",), "No plugin here finds out who the consumer is.")
+            elif registry.position(entry.name) <= identified:
+                message = f"{entry.name} runs before the consumer is known, so it cannot differ by consumer."
+                yield _at("plugins", index, row, ("consumer",), message)
+
+
+# --- plugin configs ---------------------------------------------------------------------------------------------------
+
+
+def config_problems(name: str, config: Mapping[str, Any], registry: Registry) -> list[tuple[Path, str]]:
+    """(path, sentence) for each fault of one enabled setting; the path starts at `name` or `config`."""
+    return _config(name, config, registry)[1]
+
+
+def _config(name: str, config: Mapping[str, Any], registry: Registry) -> tuple[Any, list[tuple[Path, str]]]:
+    if name not in registry:
+        return None, [(("name",), f"There is no plugin '{name}'. There are: {', '.join(registry.names)}.")]
+    try:
+        return registry.validate(name, config), []
+    except ConfigProblems as error:
+        return None, [(("config", *_path(path)), message) for path, message in error.problems]
+
+
+def _path(dotted: str) -> Path:
+    return tuple(int(part) if part.isdecimal() else part for part in dotted.split(".")) if dotted else ()
+
+
+def _configs(reading: Reading, registry: Registry) -> tuple[dict[int, Any], list[Problem]]:
+    """Validated configs of enabled settings by place, and the problems of the others."""
+    configs: dict[int, Any] = {}
+    problems: list[Problem] = []
+    for index, entry in reading.plugins.items():
+        if not entry.enabled:
+            continue
+        config, faults = _config(entry.name, entry.config, registry)
+        if not faults:
+            configs[index] = config
+        row = ("plugins", entry.key)
+        problems += (_at("plugins", index, row, field, message) for field, message in faults)
+    return configs, problems
+
+
+# --- entries to specs -------------------------------------------------------------------------------------------------
+
+
+def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
+    return UpstreamSpec(
+        id=entry.id,
+        name=entry.name,
+        protocol=entry.protocol,
+        balancing=entry.balancing,
+        connect_timeout_s=entry.connect_timeout_ms / 1000,
+        first_byte_timeout_s=entry.first_byte_timeout_ms / 1000,
+        idle_timeout_s=entry.idle_timeout_ms / 1000,
+        total_timeout_s=entry.total_timeout_ms / 1000,
+        retries=entry.retries,
+        max_connections=entry.max_connections,
+        tls_verify=entry.tls_verify,
+        tls_server_name=entry.tls_server_name,
+        targets=tuple(_target_specs(entry.targets)),
+    )
+
+
+def _target_specs(targets: Iterable[TargetEntry]) -> Iterator[TargetSpec]:
+    for target in targets:
+        if target.enabled:
+            yield TargetSpec(id=target.id, host=target.host, port=target.port, weight=target.weight)
+
+
+def _route_spec(entry: RouteEntry) -> RouteSpec:
+    return RouteSpec(
+        id=entry.id,
+        name=entry.name,
+        hosts=tuple(entry.hosts),
+        paths=tuple(entry.paths),
+        methods=frozenset(entry.methods),
+        headers=_conditions(entry.header_conditions),
+        query=_conditions(entry.query_conditions),
+        upstreams=tuple(WeightedUpstream(part.name, part.weight) for part in entry.upstreams),
+        priority=entry.priority,
+        strip_path=entry.strip_path,
+        preserve_host=entry.preserve_host,
+        path_rewrite=entry.path_rewrite,
+        max_body_bytes=entry.max_body_bytes,
+        tags=tuple(entry.tags),
+    )
+
+
+def _conditions(conditions: Mapping[str, list[str]]) -> tuple[FieldCondition, ...]:
+    return tuple(FieldCondition(name, tuple(values)) for name, values in sorted(conditions.items()))
+
+
+#: By which of route, upstream and consumer a setting names.
+_SCOPES: dict[tuple[bool, bool, bool], Scope] = {
+    (False, False, False): "global",
+    (True, False, False): "route",
+    (False, True, False): "upstream",
+    (False, False, True): "consumer",
+    (True, False, True): "route_consumer",
+    (False, True, True): "upstream_consumer",
+}
+
+
+def _plugin_spec(entry: PluginEntry, config: Any) -> PluginSpec:
+    return PluginSpec(
+        id=entry.id,
+        name=entry.name,
+        scope=_SCOPES[bool(entry.route), bool(entry.upstream), bool(entry.consumer)],
+        route=entry.route,
+        upstream=entry.upstream,
+        consumer_id=entry.consumer_id,
+        config=config,
+    )

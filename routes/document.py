@@ -1,0 +1,205 @@
+"""The configuration as one plain document: what a ConfigVersion keeps, a worker loads and the YAML file says.
+
+    format: 1
+    upstreams: [{name: users, targets: [{host: 10.0.0.1, port: 80}]}]
+    routes:    [{name: users, paths: ["/users/*"], upstreams: [{name: users}]}]
+    plugins:   [{name: key-auth, route: users}]
+
+The shapes below are the one list of fields, bounds and defaults: database constraints, forms and docs are made from
+them. Rows are named, not numbered, so that a file moves between machines; documents inside the gateway carry the rows'
+ids too (0: none yet), because usage rows name them. A changed default means a new `format`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+
+from gateway.proxy.match import Pattern, check_rewrite
+from gateway.proxy.snapshot import TargetSpec
+from routes import syntax
+
+FORMAT = 1
+SECTIONS = ("upstreams", "routes", "plugins")
+
+Name = Annotated[str, AfterValidator(syntax.name)]
+Tags = Annotated[list[Annotated[str, AfterValidator(syntax.tag)]], Field(max_length=50)]
+Conditions = dict[str, list[str]]
+
+
+class Part(BaseModel):
+    """Types are exact: the text "5" is not the number 5. Unknown fields are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class TargetFields(Part):
+    host: Annotated[str, AfterValidator(syntax.target_host)]
+    """Name, IPv4 or IPv6 address, or `unix:/path/of/socket`."""
+    port: int = Field(0, ge=0, le=65535, validate_default=True)
+    """0 for a unix socket."""
+    weight: int = Field(100, ge=0, le=65535)
+    """Share of the traffic among the upstream's targets. 0: drained."""
+    enabled: bool = True
+    """Off: as if it were not there."""
+
+    @field_validator("port")
+    @classmethod
+    def _fits_host(cls, port: int, info: ValidationInfo) -> int:
+        if "host" in info.data and info.data["host"].startswith("unix:") != (port == 0):
+            raise ValueError("A unix socket has port 0." if port else "A port from 1 to 65535 is needed.")
+        return port
+
+
+class TargetEntry(TargetFields):
+    id: int = 0
+
+    @property
+    def address(self) -> str:
+        return TargetSpec(self.id, self.host, self.port, self.weight).address
+
+
+class UpstreamFields(Part):
+    name: Name
+    """Unique. Letters, digits and . _ -"""
+    protocol: Literal["http", "https"] = "http"
+    """How to speak to the targets."""
+    balancing: Literal["round-robin", "least-connections"] = "round-robin"
+    """Which target is next: in turn by weight, or the one with the fewest requests in flight."""
+    connect_timeout_ms: int = Field(5_000, ge=1, le=600_000)
+    """For a new connection, TLS included."""
+    first_byte_timeout_ms: int = Field(60_000, ge=1, le=86_400_000)
+    """From the request sent to the first byte of the answer."""
+    idle_timeout_ms: int = Field(60_000, ge=1, le=86_400_000)
+    """Between two pieces of a body, either way."""
+    total_timeout_ms: int = Field(0, ge=0, le=86_400_000)
+    """For the whole exchange. 0: no limit."""
+    retries: int = Field(1, ge=0, le=10)
+    """Further attempts after a failure that was safe to repeat."""
+    max_connections: int = Field(256, ge=1, le=65_535)
+    """Open at once, per target and worker."""
+    tls_verify: bool = True
+    """Check the target's certificate (https)."""
+    tls_server_name: Annotated[str, AfterValidator(syntax.server_name)] = ""
+    """Name to ask for and to check (https). Empty: the target's host."""
+    tags: Tags = []
+    """For finding things; no effect on traffic."""
+
+
+class UpstreamEntry(UpstreamFields):
+    id: int = 0
+    targets: list[TargetEntry] = []
+
+
+class RouteUpstreamEntry(Part):
+    name: Name
+    """The upstream's."""
+    weight: int = Field(100, ge=0, le=65535)
+    """Share of the route's traffic. 0: none."""
+
+
+class RouteFields(Part):
+    name: Name
+    """Unique. Letters, digits and . _ -"""
+    enabled: bool = True
+    """Off: as if it were not there."""
+    hosts: Annotated[list[Annotated[str, AfterValidator(syntax.route_host)]], Field(max_length=200)] = []
+    """`api.example.com` or `*.example.com`. None: any host."""
+    paths: Annotated[list[Annotated[str, AfterValidator(syntax.path)]], Field(max_length=200)] = []
+    """`/users` exactly, `/users/*` and below, `/users/{id}`, `~^/v[0-9]+/` (RE2). None: any path."""
+    methods: Annotated[list[Annotated[str, AfterValidator(syntax.method)]], Field(max_length=40)] = []
+    """None: any method."""
+    header_conditions: Annotated[Conditions, AfterValidator(syntax.header_conditions)] = {}
+    """Header → values, one of which it must have; no values: it must be there."""
+    query_conditions: Annotated[Conditions, AfterValidator(syntax.query_conditions)] = {}
+    """Query parameter → values, one of which it must have; no values: it must be there."""
+    strip_path: bool = False
+    """Send upstream only what the `*` of the path stands for."""
+    preserve_host: bool = False
+    """Send the client's own Host upstream instead of the target's."""
+    path_rewrite: str = Field("", max_length=1000)
+    """The path to send upstream, such as `/v2/{id}/*`. Empty: the client's own."""
+    priority: int = Field(0, ge=-1_000_000, le=1_000_000)
+    """Of all routes that match, the highest wins; among equals the most specific."""
+    max_body_bytes: int = Field(0, ge=0, le=2**50)
+    """Above it 413. 0: the gateway's own limit."""
+    tags: Tags = []
+    """For finding things; no effect on traffic."""
+
+    @field_validator("path_rewrite")
+    @classmethod
+    def _fits_paths(cls, rewrite: str, info: ValidationInfo) -> str:
+        if rewrite and info.data.get("strip_path"):
+            raise ValueError("Strip the path or rewrite it, not both.")
+        if rewrite and "paths" in info.data:
+            check_rewrite(rewrite, [Pattern.parse(path) for path in info.data["paths"]])
+        return rewrite
+
+
+class RouteEntry(RouteFields):
+    id: int = 0
+    upstreams: list[RouteUpstreamEntry] = []
+
+
+class PluginFields(Part):
+    name: str = Field(min_length=1, max_length=100)
+    """The plugin's."""
+    enabled: bool = True
+    """Off: as if it were not there; not checked either."""
+    config: Annotated[dict[str, JsonValue], AfterValidator(syntax.config)] = {}
+    """The plugin's own settings; left out: its defaults."""
+
+
+class PluginEntry(PluginFields):
+    """One setting. Its scope: `route` or `upstream` or neither, with or without `consumer`."""
+
+    id: int = 0
+    route: str = ""
+    upstream: str = ""
+    consumer: str = ""
+    consumer_id: int = 0
+
+    @field_validator("upstream")
+    @classmethod
+    def _one_place(cls, upstream: str, info: ValidationInfo) -> str:
+        if upstream and info.data.get("route"):
+            raise ValueError("A setting is for a route or for an upstream, not for both.")
+        return upstream
+
+    @property
+    def key(self) -> str:
+        return setting_key(self.name, self.route, self.upstream, self.consumer)
+
+
+def setting_key(name: str, route: str, upstream: str, consumer: str) -> str:
+    """What a setting is called: its plugin and its scope, `rate-limiting route=users consumer=alice`."""
+    scope = {"route": route, "upstream": upstream, "consumer": consumer}
+    return " ".join([name, *(f"{kind}={value}" for kind, value in scope.items() if value)])
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """The same bytes for equal documents, whatever the order of keys."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical form, ids included: a route deleted and made anew is another one to usage rows."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def bounds(shape: type[Part]) -> dict[str, tuple[int, int]]:
+    """Lowest and highest value of every number in a shape."""
+    found = {}
+    for name, field in shape.model_fields.items():
+        low = [limit.ge for limit in field.metadata if isinstance(limit, Ge)]
+        high = [limit.le for limit in field.metadata if isinstance(limit, Le)]
+        if low and high:
+            found[name] = (int(str(low[0])), int(str(high[0])))
+    return found

@@ -1,0 +1,186 @@
+"""Writes of the configuration: changing the working copy, publishing it, rolling back, replacing it by a file.
+
+Every writer takes one advisory lock first. Writers therefore go one after the other: numbers have no gaps, exactly one
+version is live, and a document never mixes halves of two edits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from keys.nudge import nudge
+from routes import selectors
+from routes.catalogue import registry
+from routes.compile import compile as compile_document
+from routes.difference import difference
+from routes.document import digest
+from routes.models import ConfigVersion
+from routes.problems import CompileError, Problem
+from routes.restore import identified, restore
+
+#: Workers listen here; the payload is the number of the version that went live.
+CONFIG_CHANNEL = "hg:config"
+_LOCK = 0x48_47_43_46  # any number nobody else uses with pg_advisory_lock in this database
+
+
+@dataclass(slots=True)
+class Change:
+    """An edit under way. Afterwards: `version` is what is live now (None: the edit waits as a draft), `remaining` the
+    problems that were there before and keep it from being published.
+    """
+
+    author: str
+    source: str
+    comment: str
+    before: Mapping[str, Any]
+    version: ConfigVersion | None = None
+    remaining: tuple[Problem, ...] = ()
+    settled: bool = False
+
+    def settle(self) -> None:
+        """Publish now instead of at the end of the block. Raises CompileError."""
+        self.settled = True
+        if not settings.ENVIRONMENT.autopublish:
+            return
+        try:
+            self.version = publish(author=self.author, source=self.source, comment=self.comment)
+        except CompileError as error:
+            # Whoever mends a broken configuration row by row must be let; nobody may break it further.
+            if set(error.problems) - set(problems_of(self.before)):
+                raise
+            self.remaining = error.problems
+
+
+@contextmanager
+def change(*, author: str, source: str, comment: str = "") -> Iterator[Change]:
+    """Edit the working copy inside: all of it goes live as one version, or CompileError and nothing has happened.
+
+    With GATEWAY_AUTOPUBLISH=off the edit is kept as a draft. Other writers wait, so keep the block short.
+    """
+    with transaction.atomic():
+        _lock()
+        current = Change(author, source, comment, selectors.working_document())
+        yield current
+        if not current.settled:
+            current.settle()
+
+
+def publish(*, author: str, source: str, comment: str = "") -> ConfigVersion:
+    """Make the working copy live. The live version itself, if nothing has changed. Raises CompileError."""
+    with transaction.atomic():
+        _lock()
+        document = selectors.working_document()
+        compile_document(document, registry())
+        live = ConfigVersion.objects.filter(live=True).defer("document").first()
+        fingerprint = digest(document)
+        if live is not None and live.digest == fingerprint:
+            return live
+        if live is not None:
+            ConfigVersion.objects.filter(pk=live.pk).update(live=False)
+        version = ConfigVersion.objects.create(
+            number=live.number + 1 if live else 1,
+            document=document,
+            digest=fingerprint,
+            author=author,
+            source=source,
+            comment=comment,
+            parent=live,
+            live=True,
+        )
+        nudge(CONFIG_CHANNEL, str(version.number))  # sent after the commit
+        return version
+
+
+def rollback(number: int, *, author: str, source: str = "rollback", comment: str = "") -> ConfigVersion:
+    """Publish an old document again and make the working copy equal to it; drafts are lost.
+
+    Raises ConfigVersion.DoesNotExist, and CompileError when it needs plugins that are no longer there.
+    """
+    with transaction.atomic():
+        _lock()
+        document = selectors.document_of(number)
+        compile_document(document, registry())
+        restore(document)
+        return publish(author=author, source=source, comment=comment or f"Back to version {number}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    version: ConfigVersion | None  # None: a dry run
+    differences: list[str]
+
+
+def replace(document: object, *, author: str, source: str, comment: str = "", dry_run: bool = False) -> Imported:
+    """Make a document from outside the whole configuration, and publish it. Rows are met by name, ids in it ignored.
+
+    Raises CompileError.
+    """
+    with transaction.atomic():
+        _lock()
+        before = selectors.working_document()
+        wanted, problems = identified(document, before)
+        if problems := [*problems_of(wanted), *problems]:
+            raise CompileError(problems)
+        if dry_run:
+            return Imported(None, difference(before, wanted))
+        restore(wanted)
+        version = publish(author=author, source=source, comment=comment)
+        return Imported(version, difference(before, version.document))
+
+
+def problems_of(document: Any) -> tuple[Problem, ...]:
+    try:
+        compile_document(document, registry())
+    except CompileError as error:
+        return error.problems
+    return ()
+
+
+def draft() -> list[str]:
+    """What publishing would change, one line for each row."""
+    live = selectors.live_document()
+    return difference(live[2] if live else {}, selectors.working_document())
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedReport:
+    """`ms`: from publishing until the last of the `applied` workers served it. `errors`: of workers that cannot."""
+
+    applied: int
+    total: int
+    ms: float
+    errors: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        if not self.total:
+            return "live; no worker is running"
+        time_taken = f" in {self.ms:.0f} ms" if self.applied else ""
+        return f"applied on {self.applied}/{self.total} workers{time_taken}"
+
+
+def wait_applied(number: int, timeout_s: float = 5.0) -> AppliedReport:
+    """Returns when every live worker serves the version (or a newer one), has failed to, or time is up."""
+    deadline_s = time.monotonic() + timeout_s
+    published = ConfigVersion.objects.values_list("created_at", flat=True).get(number=number)
+    while True:
+        workers = list(selectors.workers())
+        applied = [worker for worker in workers if worker.version >= number]
+        failed = [worker for worker in workers if worker.version < number and worker.error]
+        if len(applied) + len(failed) == len(workers) or time.monotonic() >= deadline_s:
+            delays_ms = [(worker.applied_at - published).total_seconds() * 1000 for worker in applied]
+            errors = [f"{worker}: {worker.error}" for worker in failed]
+            return AppliedReport(len(applied), len(workers), max(0.0, *delays_ms, 0.0), errors)
+        time.sleep(0.02)
+
+
+def _lock() -> None:
+    """Held until the transaction ends; taking it again inside is free."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])

@@ -1,0 +1,142 @@
+"""What may be written in a field: one pure function per kind of text, each gives the normal form or a ValueError.
+
+The sentence of the error is read by the person who wrote the text; it says how to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from ipaddress import IPv6Address
+from pathlib import PurePosixPath
+
+from gateway.proxy.match import Pattern
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+UNIX_PATH_MAX_BYTES = 107  # sun_path is 108 on Linux, with its NUL
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def name(text: str) -> str:
+    if not re.fullmatch(NAME, text):
+        raise ValueError("Use letters, digits and . _ - only, at most 100, starting with a letter or digit.")
+    return text
+
+
+def tag(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}", text):
+        raise ValueError(f"'{text}': a tag is letters, digits and _ . : / -, at most 64 of them.")
+    return text
+
+
+def host_name(text: str) -> str:
+    """A DNS name or IPv4 address, lower case."""
+    lowered = text.lower()
+    if len(lowered) > 253 or not _HOST_NAME.fullmatch(lowered):
+        raise ValueError(f"'{text}' is not a host name. Leave out scheme, port and path; write non-ASCII as xn--….")
+    return lowered
+
+
+def route_host(text: str) -> str:
+    """As in a Host field without its port: a name, `*.` and a name, an IPv4 address, an IPv6 address in brackets."""
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise ValueError(f"'{text}': an IPv6 address stands in brackets, without a port.")
+        return f"[{_ipv6(text[1:-1])}]"
+    if text.startswith("*."):
+        return "*." + host_name(text[2:])
+    if "*" in text:
+        raise ValueError(f"'{text}': a wildcard stands at the start and for whole labels, as in *.example.com.")
+    return host_name(text)
+
+
+def target_host(text: str) -> str:
+    """A name, an IPv4 or IPv6 address without brackets, or `unix:` and an absolute path."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not PurePosixPath(path).is_absolute() or _CONTROL.search(path):
+            raise ValueError(f"'{text}': a unix socket is written unix:/absolute/path.")
+        if len(path.encode()) > UNIX_PATH_MAX_BYTES:
+            raise ValueError(f"'{text}': the path of a unix socket has at most {UNIX_PATH_MAX_BYTES} bytes.")
+        return text
+    return _ipv6(text.removeprefix("[").removesuffix("]")) if ":" in text else host_name(text)
+
+
+def _ipv6(text: str) -> str:
+    try:
+        return str(IPv6Address(text))
+    except ValueError:
+        raise ValueError(f"'{text}' is not an IPv6 address. A port has a field of its own.") from None
+
+
+def server_name(text: str) -> str:
+    return host_name(text) if text else ""
+
+
+def method(text: str) -> str:
+    upper = text.upper()
+    if not _TOKEN.fullmatch(upper) or len(upper) > 32:
+        raise ValueError(f"'{text}' is not a request method.")
+    if upper == "CONNECT":
+        raise ValueError("CONNECT opens a tunnel, which this gateway does not do.")
+    return upper
+
+
+def path(text: str) -> str:
+    if len(text) > 1000:
+        raise ValueError("A path has at most 1000 characters.")
+    Pattern.parse(text)
+    return text
+
+
+def header_conditions(conditions: dict[str, list[str]]) -> dict[str, list[str]]:
+    normal: dict[str, list[str]] = {}
+    for header, values in conditions.items():
+        if not _TOKEN.fullmatch(header):
+            raise ValueError(f"'{header}' is not a header name.")
+        if header.lower() in normal:
+            raise ValueError(f"'{header}' is there twice; header names are the same in upper and lower case.")
+        for value in values:
+            if _CONTROL.search(value) or not _is_latin_1(value) or value != value.strip():
+                raise ValueError(f"{header}: '{value}' cannot be the value of a header.")
+        normal[header.lower()] = values
+    return normal
+
+
+def query_conditions(conditions: dict[str, list[str]]) -> dict[str, list[str]]:
+    for parameter, values in conditions.items():
+        if not parameter or any(_CONTROL.search(text) for text in (parameter, *values)):
+            raise ValueError(f"'{parameter}': a query parameter has a name, and no control characters.")
+    return conditions
+
+
+def config(value: dict[str, object]) -> dict[str, object]:
+    """Only what PostgreSQL's jsonb can keep; what it means is the plugin's own business."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("A number is infinite or not a number.") from None
+    if re.search(r"\\u0000|\\ud[89a-f]", text) and not _is_storable(value):
+        raise ValueError("A text holds a NUL character or half a surrogate pair, which cannot be stored.")
+    return value
+
+
+def _is_storable(value: object) -> bool:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return r"\u0000" not in text.replace(r"\\", "")
+
+
+def _is_latin_1(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True

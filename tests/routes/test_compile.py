@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.proxy.snapshot import FieldCondition, TargetSpec, WeightedUpstream
+from routes.compile import CompileError, compile
+
+
+def upstream(name: str = "users", **more: Any) -> dict[str, Any]:
+    return {"name": name, "targets": [{"host": "10.0.0.1", "port": 80}], **more}
+
+
+def route(name: str = "users", **more: Any) -> dict[str, Any]:
+    return {"name": name, "upstreams": [{"name": "users"}], **more}
+
+
+def document(routes: list[Any] = (), plugins: list[Any] = (), upstreams: list[Any] | None = None) -> dict[str, Any]:
+    upstreams = [upstream()] if upstreams is None else upstreams
+    return {"format": 1, "upstreams": upstreams, "routes": list(routes), "plugins": list(plugins)}
+
+
+def problems(wanted: object, registry: Any) -> list[str]:
+    with pytest.raises(CompileError) as caught:
+        compile(wanted, registry)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_every_field_reaches_the_snapshot(registry):
+    wanted = document(
+        [
+            route(
+                id=7,
+                hosts=["API.example.com", "*.example.org"],
+                paths=["/users/{id}/*"],
+                methods=["get"],
+                header_conditions={"X-Version": ["2"]},
+                query_conditions={"debug": []},
+                path_rewrite="/v2/{id}/*",
+                priority=5,
+                max_body_bytes=10,
+                preserve_host=True,
+                tags=["a"],
+            )
+        ],
+        [{"name": "quota", "route": "users", "config": {"windows": [{"seconds": 1, "limit": 2}]}, "id": 9}],
+        [upstream(id=3, connect_timeout_ms=1500, targets=[{"id": 4, "host": "::1", "port": 80, "weight": 0}])],
+    )
+    snapshot = compile(wanted, registry, version=12)
+    assert snapshot.version == 12
+    assert len(snapshot.digest) == 64
+    assert snapshot.upstreams["users"].connect_timeout_s == 1.5
+    assert snapshot.upstreams["users"].targets == (TargetSpec(4, "::1", 80, 0),)
+    (spec,) = snapshot.routes
+    assert (spec.id, spec.hosts, spec.paths) == (7, ("api.example.com", "*.example.org"), ("/users/{id}/*",))
+    assert (spec.methods, spec.priority, spec.max_body_bytes) == (frozenset({"GET"}), 5, 10)
+    assert spec.headers == (FieldCondition("x-version", ("2",)),)
+    assert spec.query == (FieldCondition("debug", ()),)
+    assert spec.upstreams == (WeightedUpstream("users", 100),)
+    assert (spec.path_rewrite, spec.strip_path, spec.preserve_host, spec.tags) == ("/v2/{id}/*", False, True, ("a",))
+    (setting,) = snapshot.plugins
+    assert (setting.id, setting.scope, setting.route, setting.config.windows[0].limit) == (9, "route", "users", 2)
+
+
+def test_an_empty_document_is_an_empty_snapshot(registry):
+    assert compile({"format": 1}, registry).routes == ()
+
+
+def test_every_problem_is_named_at_once(registry):
+    wanted = document(
+        [
+            route("a", paths=["users", "/x/*/y"], hosts=["http://x"], methods=["G T"], priority="1"),
+            route("b", paths=["/b"], upstreams=[{"name": "nowhere"}]),
+            route("c", paths=["/c"], upstreams=[]),
+            route("d", paths=["/d/{id}"], path_rewrite="/{name}"),
+        ],
+        [
+            {"name": "quota", "config": {"windows": [{"seconds": 0}], "burst": 1}},
+            {"name": "gone"},
+            {"name": "stamp", "route": "missing"},
+        ],
+        [upstream(retries=99, targets=[{"host": "10.0.0.1", "port": 80}, {"host": "x y"}]), "text"],
+    )
+    found = problems(wanted, registry)
+    wheres = [problem.split(": ")[0] for problem in found]
+    assert wheres == [
+        'upstreams["users"].retries',
+        'upstreams["users"].targets["x y:0"].host',
+        'upstreams["1"]',
+        'routes["a"].hosts[0]',
+        'routes["a"].paths[0]',
+        'routes["a"].paths[1]',
+        'routes["a"].methods[0]',
+        'routes["a"].priority',
+        'routes["d"].path_rewrite',
+        'routes["b"].upstreams["nowhere"].name',
+        'routes["c"].upstreams',
+        'plugins["stamp route=missing"].route',
+        'plugins["quota"].config.windows[0].seconds',
+        'plugins["quota"].config.windows[0].limit',
+        'plugins["quota"].config.burst',
+        'plugins["gone"].name',
+    ]
+
+
+def test_a_pointer_leads_to_the_very_value(registry):
+    wanted = document([route(paths=["/fine", "bad"])], upstreams=[upstream(targets=[{"host": "a", "port": 0}])])
+    with pytest.raises(CompileError) as caught:
+        compile(wanted, registry)
+    assert [problem.pointer for problem in caught.value.problems] == [
+        "/upstreams/0/targets/0/port",
+        "/routes/0/paths/1",
+    ]
+
+
+@pytest.mark.parametrize("wanted", [None, [], "text", {}, {"format": 2}, {"format": True}, {"format": 1, "routes": {}}])
+def test_what_is_no_document_is_refused(wanted, registry):
+    assert problems(wanted, registry)
+
+
+def test_unknown_sections_and_fields_are_refused(registry):
+    assert problems({"format": 1, "services": []}, registry) == [
+        "services: Unknown; a configuration has upstreams, routes, plugins."
+    ]
+    assert problems(document([route(path="/x")]), registry) == ['routes["users"].path: Extra inputs are not permitted']
+
+
+@pytest.mark.parametrize("host", ["http://a", "a:80", "*", "a.*", "-a", "", "ä.de", "[::1", "a/b", "*.*.a"])
+def test_bad_route_hosts(host, registry):
+    assert problems(document([route(hosts=[host])]), registry)[0].startswith('routes["users"].hosts[0]: ')
+
+
+@pytest.mark.parametrize(
+    ("target", "address"),
+    [
+        ({"host": "API.internal", "port": 80}, "api.internal:80"),
+        ({"host": "[2001:DB8::1]", "port": 80}, "[2001:db8::1]:80"),
+        ({"host": "unix:/run/app.sock"}, "unix:/run/app.sock"),
+    ],
+)
+def test_targets_in_normal_form(target, address, registry):
+    snapshot = compile(document(upstreams=[upstream(targets=[target])]), registry)
+    assert snapshot.upstreams["users"].targets[0].address == address
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"host": "a"},
+        {"host": "unix:/run/x", "port": 1},
+        {"host": "unix:run/x"},
+        {"host": "unix:/" + "x" * 107},
+        {"host": "a:80", "port": 80},
+        {"host": "a", "port": 65536},
+        {"host": "a", "port": "80"},
+    ],
+)
+def test_bad_targets(target, registry):
+    assert len(problems(document(upstreams=[upstream(targets=[target])]), registry)) == 1
+
+
+def test_names_and_addresses_are_unique(registry):
+    twice = [{"host": "::1", "port": 80}, {"host": "0:0::1", "port": 80}]
+    wanted = document(upstreams=[upstream(targets=twice), upstream()])
+    assert problems(wanted, registry) == [
+        'upstreams["users"].name: The name is there twice.',
+        'upstreams["users"].targets["[::1]:80"]: The same address is there twice.',
+    ]
+
+
+def test_a_reference_to_an_unsound_upstream_is_no_further_problem(registry):
+    found = problems(document([route()], upstreams=[upstream(retries=-1)]), registry)
+    assert [problem.split(":")[0] for problem in found] == ['upstreams["users"].retries']
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {}),
+        ({"paths": ["/a/{id}"]}, {"paths": ["/a/{name}"]}),
+        ({"hosts": ["a.de", "b.de"], "paths": ["/x"]}, {"hosts": ["b.de"], "paths": ["/y", "/x"]}),
+        ({"methods": ["GET", "POST"]}, {"methods": ["post", "get"]}),
+        ({"header_conditions": {"X-A": ["1", "2"]}}, {"header_conditions": {"x-a": ["2", "1"]}}),
+    ],
+)
+def test_two_routes_with_the_same_match_are_refused(one, other, registry):
+    assert problems(document([route("one", **one), route("other", **other)]), registry) == [
+        "routes[\"other\"]: Matches the same requests as route 'one'. Give one of them another priority."
+    ]
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"priority": 1},
+        {"enabled": False},
+        {"paths": ["/x"]},
+        {"hosts": ["a.de"]},
+        {"methods": ["GET"]},
+        {"header_conditions": {"a": []}},
+        {"query_conditions": {"a": []}},
+    ],
+)
+def test_routes_that_differ_in_any_condition_live_together(difference, registry):
+    wanted = document([route("one"), route("other", **difference)])
+    assert len(compile(wanted, registry).routes) == (1 if "enabled" in difference else 2)
+
+
+def test_disabled_things_are_left_out_and_checked_less(registry):
+    wanted = document(
+        [route("off", enabled=False, upstreams=[])],
+        [
+            {"name": "gone", "enabled": False, "config": {"x": 1}},
+            {"name": "stamp", "route": "off"},
+            {"name": "stamp", "upstream": "users"},
+        ],
+        [upstream(targets=[{"host": "a", "port": 1, "enabled": False}])],
+    )
+    snapshot = compile(wanted, registry)
+    assert snapshot.routes == ()
+    assert [setting.scope for setting in snapshot.plugins] == ["upstream"]
+    assert snapshot.upstreams["users"].targets == ()
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [
+        ({}, "global"),
+        ({"route": "users"}, "route"),
+        ({"upstream": "users"}, "upstream"),
+        ({"consumer": "alice", "consumer_id": 5}, "consumer"),
+        ({"route": "users", "consumer": "alice", "consumer_id": 5}, "route_consumer"),
+        ({"upstream": "users", "consumer": "alice", "consumer_id": 5}, "upstream_consumer"),
+    ],
+)
+def test_scopes(scope, name, registry):
+    setting = {"name": "quota", "config": {"windows": [{"seconds": 1, "limit": 1}]}, **scope}
+    (spec,) = compile(document([route()], [setting]), registry).plugins
+    assert (spec.scope, spec.consumer_id) == (name, scope.get("consumer_id", 0))
+
+
+def test_a_setting_is_not_for_a_route_and_an_upstream(registry):
+    found = problems(document([route()], [{"name": "stamp", "route": "users", "upstream": "users"}]), registry)
+    assert found == [
+        'plugins["stamp route=users upstream=users"].upstream: '
+        "A setting is for a route or for an upstream, not for both."
+    ]
+
+
+@pytest.mark.parametrize("name", ["stamp", "badge"])
+def test_plugins_that_run_before_the_consumer_is_known_cannot_differ_by_consumer(name, registry):
+    found = problems(document(plugins=[{"name": name, "consumer": "alice", "consumer_id": 5}]), registry)
+    assert found == [
+        f'plugins["{name} consumer=alice"].consumer: '
+        f"{name} runs before the consumer is known, so it cannot differ by consumer."
+    ]
+
+
+def test_one_setting_for_each_scope(registry):
+    found = problems(document(plugins=[{"name": "stamp"}, {"name": "stamp"}]), registry)
+    assert found == ['plugins["stamp"]: A setting of this plugin with this scope is there twice.']
+
+
+@pytest.mark.parametrize("value", [float("nan"), "a\x00b", "\ud800"])
+def test_a_config_that_cannot_be_stored_is_refused(value, registry):
+    assert len(problems(document(plugins=[{"name": "gone", "enabled": False, "config": {"x": value}}]), registry)) == 1
+
+
+def test_strip_and_rewrite_exclude_each_other(registry):
+    found = problems(document([route(paths=["/a/*"], strip_path=True, path_rewrite="/b")]), registry)
+    assert found == ['routes["users"].path_rewrite: Strip the path or rewrite it, not both.']
