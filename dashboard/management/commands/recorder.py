@@ -1,0 +1,33 @@
+"""`manage.py recorder`: ships the usage rows of this node's workers. `serve` and `up` start it.
+
+One for a data directory. After SIGTERM it ships what lies there and ends, so it is to be stopped after the workers.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from dashboard.recorder import Recorder
+from dashboard.spool import AlreadyRunning, Spool
+from gateway.proxy.segments import spool_dir
+
+
+class Command(BaseCommand):
+    help = "Ships usage rows from this node's spool into PostgreSQL and keeps their tables."
+    requires_system_checks = []  # made when the gateway starts; a recorder must start when PostgreSQL is away
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        environment = settings.ENVIRONMENT
+        recorder = Recorder(Spool(spool_dir(environment.data_dir)), environment.node, environment.usage_retention_days)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        try:
+            recorder.run(stop)
+        except AlreadyRunning as error:
+            raise CommandError(str(error)) from error

@@ -1,0 +1,82 @@
+"""The recorder of a node: ships segments as they become ready, and keeps the tables.
+
+A loop of one thread. When PostgreSQL is away, segments wait on disk and it tries again, at most 2 s apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+
+from django.db import Error, connection
+
+from dashboard.partitions import claims_prune, partitions_keep, rollups_prune
+from dashboard.shipping import ship
+from dashboard.spool import Spool
+from gateway.proxy import metrics
+from keys.services import changes_prune
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.1  # between two looks at the spool: a directory listing
+RETRY_MAX_S = 2.0
+ADOPT_S = 1.0
+UPKEEP_S, UPKEEP_AGAIN_S = 600.0, 10.0
+
+
+class Recorder:
+    def __init__(self, spool: Spool, node: str, retention_days: int) -> None:
+        self._spool, self._node, self._retention_days = spool, node, retention_days
+        self._adopt_at_s = self._upkeep_at_s = 0.0
+        self._retry_s = 0.0  # 0: PostgreSQL answered last time
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`; then ships once more what is there. Raises AlreadyRunning."""
+        with self._spool.taken():
+            while not stop.wait(self._retry_s or LOOK_S):
+                self._turn()
+            self._adopt_at_s = 0.0
+            self._turn()
+            connection.close()
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._adopt_at_s:
+            self._spool.adopt()
+            metrics.USAGE_SPOOL_BYTES.set(self._spool.bytes())
+            metrics.USAGE_BAD_FILES.set(self._spool.bad_files())
+            self._adopt_at_s = now_s + ADOPT_S
+        if now_s >= self._upkeep_at_s:
+            self._upkeep_at_s = now_s + (UPKEEP_S if self._upkeep() else UPKEEP_AGAIN_S)
+        try:
+            ship(self._spool, self._node)
+        except Error as error:
+            self._failed(error)
+        else:
+            self._worked()
+
+    def _upkeep(self) -> bool:
+        """Whether all of it was done. Never in the way of shipping: without a partition, rows go to the default one."""
+        now = datetime.now(UTC)
+        try:
+            partitions_keep(now.date(), self._retention_days)
+            rollups_prune(now, self._retention_days)
+            claims_prune(now, self._node, [segment.id for segment in self._spool.ready()], self._retention_days)
+            changes_prune()
+        except Error as error:
+            logger.warning("upkeep of usage tables comes later: %s", str(error).strip())
+            return False
+        return True
+
+    def _failed(self, error: Error) -> None:
+        if not self._retry_s:
+            logger.error("PostgreSQL does not take usage rows, they wait on disk: %s", str(error).strip())
+        self._retry_s = min(RETRY_MAX_S, (self._retry_s or LOOK_S) * 2)
+        connection.close()
+
+    def _worked(self) -> None:
+        if self._retry_s:
+            logger.info("PostgreSQL takes usage rows again")
+        self._retry_s = 0.0

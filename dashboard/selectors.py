@@ -1,0 +1,230 @@
+"""What pages ask of usage. All of it reads rollups, whose size does not depend on the traffic; never raw rows.
+
+Ranges are widened to whole minutes; by caller, whose rollups begin with the hour, to whole hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from django.db import connection
+
+from dashboard.fold import DAY_S, HOUR_S, MINUTE_S
+from dashboard.histogram import percentile
+from dashboard.ranges import Piece, cover, floor, step_for
+
+Dimension = Literal["route_id", "upstream_id", "status_class", "outcome", "consumer_id", "key_id"]
+
+
+@dataclass(slots=True)
+class Times:
+    """Of one measure, in ms. None: no request had it."""
+
+    mean: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    requests: int = 0
+    retried: int = 0
+    cache_hits: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    by_status_class: dict[int, int] = field(default_factory=dict)
+    by_outcome: dict[str, int] = field(default_factory=dict)
+    duration: Times = field(default_factory=Times)
+    gateway: Times = field(default_factory=Times)
+    upstream: Times = field(default_factory=Times)
+
+    @property
+    def errors(self) -> int:
+        """Answers with a 5xx, the gateway's own or an upstream's."""
+        return self.by_status_class.get(5, 0)
+
+
+@dataclass(slots=True)
+class Point:
+    """One step of a chart."""
+
+    start: datetime
+    requests: int = 0
+    by_status_class: dict[int, int] = field(default_factory=dict)
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one route, consumer, outcome … had of the traffic. `value` is its id or its word; 0 is none."""
+
+    value: int | str
+    requests: int
+    client_errors: int
+    server_errors: int
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallerSummary:
+    requests: int
+    client_errors: int
+    server_errors: int
+    rate_limited: int
+    bytes_in: int
+    bytes_out: int
+
+
+def summary(start: datetime, end: datetime, *, route_id: int | None = None, upstream_id: int | None = None) -> Summary:
+    """Three queries."""
+    found = Summary()
+    pieces, filters = cover(start, end), {"route_id": route_id, "upstream_id": upstream_id}
+    for status_class, outcome, requests, retried, hits, bytes_in, bytes_out in _rows(
+        "SELECT status_class, outcome, sum(requests), sum(retried), sum(cache_hits), sum(bytes_in), sum(bytes_out) "
+        "FROM usage_traffic {where} GROUP BY 1, 2",
+        pieces,
+        filters,
+    ):
+        found.requests += requests
+        found.retried += retried
+        found.cache_hits += hits
+        found.bytes_in += bytes_in
+        found.bytes_out += bytes_out
+        found.by_status_class[status_class] = found.by_status_class.get(status_class, 0) + requests
+        found.by_outcome[outcome] = found.by_outcome.get(outcome, 0) + requests
+    _times(found, pieces, filters)
+    return found
+
+
+def series(
+    start: datetime,
+    end: datetime,
+    *,
+    step_s: int | None = None,
+    route_id: int | None = None,
+    upstream_id: int | None = None,
+) -> list[Point]:
+    """Every step from the one `start` lies in, empty ones too; `step_s` is whole minutes. Two queries."""
+    step_s = step_s or step_for(start, end)
+    grain_s = next(grain_s for grain_s in (DAY_S, HOUR_S, MINUTE_S) if step_s % grain_s == 0)
+    step = timedelta(seconds=step_s)
+    first = floor(start, step_s)
+    pieces, filters = [Piece(grain_s, first, end)], {"route_id": route_id, "upstream_id": upstream_id}
+    points = {first + n * step: Point(first + n * step) for n in range(-((first - end) // step))}
+    bucket = "date_bin(%(step)s, start, 'epoch')"
+    for at, status_class, requests in _rows(
+        f"SELECT {bucket}, status_class, sum(requests) FROM usage_traffic {{where}} GROUP BY 1, 2",  # noqa: S608 (our own names)
+        pieces,
+        filters,
+        step=step,
+    ):
+        points[at].requests += requests
+        points[at].by_status_class[status_class] = requests
+    bins: dict[datetime, dict[int, int]] = {}
+    for at, bin_, count in _rows(
+        f"SELECT {bucket}, duration_bins[i][1], sum(duration_bins[i][2]) "  # noqa: S608 (our own names)
+        "FROM usage_latency CROSS JOIN LATERAL generate_subscripts(duration_bins, 1) AS i {where} GROUP BY 1, 2",
+        pieces,
+        filters,
+        step=step,
+    ):
+        bins.setdefault(at, {})[bin_] = int(count)
+    for at, counts in bins.items():
+        point = points[at]
+        point.p50, point.p95, point.p99 = (percentile(counts, share) for share in (0.5, 0.95, 0.99))
+    return list(points.values())
+
+
+def top(start: datetime, end: datetime, by: Dimension, *, limit: int = 10) -> list[Share]:
+    """The busiest first. One query."""
+    if by in ("consumer_id", "key_id"):
+        source, errors = "usage_calls", "sum(client_errors), sum(server_errors)"
+        pieces = cover(start, end, finest_s=HOUR_S)
+    else:
+        source, errors = (
+            "usage_traffic",
+            ", ".join(
+                f"coalesce(sum(requests) FILTER (WHERE status_class = {status_class}), 0)" for status_class in (4, 5)
+            ),
+        )
+        pieces = cover(start, end)
+    rows = _rows(
+        f"SELECT {by}, sum(requests) AS requests, {errors}, sum(bytes_in), sum(bytes_out) FROM {source} {{where}} "  # noqa: S608 (our own names)
+        "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(limit)s",
+        pieces,
+        {},
+        limit=limit,
+    )
+    return [Share(value, *map(int, counts)) for value, *counts in rows]
+
+
+def caller_summary(
+    start: datetime, end: datetime, *, consumer_id: int | None = None, key_id: int | None = None
+) -> CallerSummary:
+    """One query."""
+    ((*sums,),) = _rows(
+        "SELECT sum(requests), sum(client_errors), sum(server_errors), sum(rate_limited), sum(bytes_in), "
+        "sum(bytes_out) "
+        "FROM usage_calls {where}",
+        cover(start, end, finest_s=HOUR_S),
+        {"consumer_id": consumer_id, "key_id": key_id},
+    )
+    return CallerSummary(*(int(value or 0) for value in sums))
+
+
+def _times(found: Summary, pieces: Sequence[Piece], filters: dict[str, int | None]) -> None:
+    bins: dict[str, dict[int, int]] = {"duration": {}, "gateway": {}, "upstream": {}}
+    for measure, bin_, count in _rows(
+        "SELECT measure, bins[i][1], sum(bins[i][2]) FROM usage_latency CROSS JOIN LATERAL (VALUES "
+        "('duration', duration_bins), ('gateway', gateway_bins), ('upstream', upstream_bins)) AS of (measure, bins) "
+        "CROSS JOIN LATERAL generate_subscripts(bins, 1) AS i {where} GROUP BY 1, 2",
+        pieces,
+        filters,
+    ):
+        bins[measure][bin_] = int(count)
+    ((duration_ms, gateway_ms, requests, upstream_ms, sent),) = _rows(
+        "SELECT sum(duration_ms), sum(gateway_ms), sum(requests), sum(upstream_ms), sum(upstream_requests) "
+        "FROM usage_latency {where}",
+        pieces,
+        filters,
+    )
+    found.duration = _time(bins["duration"], duration_ms, requests)
+    found.gateway = _time(bins["gateway"], gateway_ms, requests)
+    found.upstream = _time(bins["upstream"], upstream_ms, sent)
+
+
+def _time(bins: dict[int, int], sum_ms: float | None, count: Any) -> Times:
+    mean = sum_ms / int(count) if sum_ms is not None and count else None
+    return Times(mean, *(percentile(bins, share) for share in (0.5, 0.9, 0.95, 0.99)))
+
+
+def _rows(
+    query: str, pieces: Iterable[Piece], filters: dict[str, int | None], **arguments: Any
+) -> list[tuple[Any, ...]]:
+    """`{where}` in the query becomes the buckets and the filters. A query per table reads each bucket once."""
+    pieces = list(pieces)
+    where = (
+        "JOIN unnest(%(grains)s::int[], %(firsts)s::timestamptz[], %(ends)s::timestamptz[]) "
+        "AS piece (grain, first, until) "
+        "ON grain_s = grain AND start >= first AND start < until "
+    )
+    used = {name: value for name, value in filters.items() if value is not None}
+    if used:
+        where += "WHERE " + " AND ".join(f"{name} = %({name})s" for name in used)
+    arguments |= used
+    arguments |= {
+        "grains": [piece.grain_s for piece in pieces],
+        "firsts": [piece.first for piece in pieces],
+        "ends": [piece.end for piece in pieces],
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(query.format(where=where), arguments)
+        return list(cursor.fetchall())
