@@ -128,7 +128,7 @@ class Servers:
 
     def _lock(self, path: Path) -> None:
         """Takes the lock until `stop`, or until this process ends in whatever way."""
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

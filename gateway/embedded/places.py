@@ -104,18 +104,24 @@ class Places:
             raise PlaceUnusable(f"{self.secrets} belongs to another account; ask as that one.") from None
 
     def secret_write(self, name: str, value: str) -> None:
-        """Writes it whole or not at all, readable by us alone."""
-        handle, temporary = tempfile.mkstemp(dir=self.secrets, prefix=f".{name}.")  # made 0600
-        with open(handle, "w") as file:
-            file.write(value + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(self.secrets / name)
+        """Readable by us alone. The directory exists from the first start on."""
+        write(self.secrets / name, value + "\n", 0o600)
 
 
 def at(data_dir: Path) -> Places:
     data_dir = data_dir.absolute()
     return Places(data_dir.resolve(), (data_dir / "servers").resolve())
+
+
+def write(path: Path, text: str, mode: int) -> None:
+    """Writes it whole or not at all, and never through a link that somebody laid there."""
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with open(handle, "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(fresh).replace(path)
 
 
 def settle(data_dir: Path, account: Account, say: Callable[[str], None]) -> Places:

@@ -20,7 +20,7 @@ import psycopg
 from gateway.embedded import process
 from gateway.embedded.account import Account
 from gateway.embedded.errors import NotStarted, ServerFailed
-from gateway.embedded.places import POSTGRES_PORT, Places
+from gateway.embedded.places import POSTGRES_PORT, Places, write
 from gateway.embedded.server import Server
 
 INITIAL_SETTINGS = {
@@ -50,8 +50,7 @@ class Postgres(Server):
         self.socket_files = (places.postgres_socket, Path(f"{places.postgres_socket}.lock"))
 
     def prepare(self) -> bool:
-        self.hba.write_text(HBA)
-        self.hba.chmod(0o644)
+        write(self.hba, HBA, 0o644)
         if not self.directory.exists():
             self._initialise()
             return True
