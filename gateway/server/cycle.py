@@ -1,0 +1,243 @@
+"""One request and its answer: the `receive` and `send` of ASGI, and the framing of the answer (RFC 9112 §6, §7).
+
+The answer's head waits for the first body message, so that both leave in one write; an application that wants the
+head out at once sends an empty body with `more_body`. `send` returns when the client's socket has taken all but
+64 kB, `receive` lets the client send no more than 64 kB ahead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from gateway.server.refusals import InternalError, status_line
+
+if TYPE_CHECKING:
+    from gateway.server.head import Head
+    from gateway.server.http1 import Connection
+
+logger = logging.getLogger("gateway.server")
+
+Message = dict[str, Any]
+Scope = dict[str, Any]
+Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+_OURS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"date"})
+_DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+class ClientGone(OSError):
+    """Raised by `send` once the client has left or the connection was aborted (ASGI spec 2.4)."""
+
+
+class Cycle:
+    __slots__ = (
+        "_callbacks", "_chunks", "_connection", "_delivered", "_ended", "_expect", "_fields", "_framed", "_head_only",
+        "_keep", "_length", "_modern", "_received", "_sent", "_status", "_waiter", "bodiless", "gone", "held",
+        "started", "task",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self._connection = connection
+        self._modern = head.version == "1.1"
+        self._keep = head.keep_alive
+        self._head_only = self.bodiless = head.method == "HEAD"
+        # the request's body
+        self._expect = head.expect
+        self._received = head.length == 0
+        self._delivered = False
+        self._chunks: list[bytes] = []
+        self.held = 0  # bytes in _chunks
+        self._waiter: asyncio.Future[None] | None = None
+        # the answer
+        self._status = 0
+        self._fields: bytes | None = None  # status line and the application's own fields
+        self._length: int | None = None  # its content-length
+        self._framed = False  # in chunks
+        self._sent = 0
+        self.started = False  # bytes of it are out
+        self._ended = False
+        # the client
+        self.gone = False
+        self._callbacks: list[Callable[[], None]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    async def run(self, application: Application, scope: Scope) -> None:
+        try:
+            await application(scope, self.receive, self.send)
+            if not self._ended and not self.gone:
+                logger.error("The application returned without a whole answer: %(method)s %(path)s", scope)
+        except ClientGone:
+            pass
+        except Exception:  # protects the connection and the server from whatever an application raises
+            logger.exception("The application failed: %(method)s %(path)s", scope)
+        finally:
+            self._connection.listener.requests.discard(self)
+            if not self._ended and not self.gone:
+                self._connection.refuse(InternalError())
+            self._connection.listener.settle()
+
+    # ---- the client's side: called by the connection
+
+    def feed(self, body: bytes, ended: bool) -> None:
+        self._expect = False
+        self._received = ended
+        if body:
+            self._chunks.append(body)
+            self.held += len(body)
+        self._wake()
+
+    def leave(self) -> None:
+        """The client left, or has to: nothing more goes out. Tells the application at once, each way it may listen."""
+        if self.gone or self._ended:
+            return
+        self.gone = True
+        self._wake()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:  # protects the other callbacks, and the connection's own clean-up
+                logger.exception("A disconnect callback failed")
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ---- the application's side
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """`scope["extensions"]["hydragate.disconnect"]`: called once if the client goes before the answer is whole."""
+        if self.gone:
+            callback()
+        elif not self._ended:
+            self._callbacks.append(callback)
+
+    def abort(self) -> None:
+        """`scope["extensions"]["hydragate.abort"]`: the answer cannot be completed, and the client must see that."""
+        if not self._ended:
+            self._callbacks.clear()
+            self._connection.abort()
+
+    async def receive(self) -> Message:
+        while not self._chunks and (self._delivered or not self._received):
+            if self.gone or self._ended:
+                return _DISCONNECT
+            if self._expect:
+                self._expect = False
+                self._connection.call_for_body(not self.started)
+            if self._waiter is None or self._waiter.done():
+                self._waiter = self._connection.loop.create_future()
+            await self._waiter
+        if self.gone or self._ended:
+            return _DISCONNECT
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self.held = 0
+        self._delivered = self._received
+        if not self._received:
+            self._connection.body_taken()
+        return {"type": "http.request", "body": body, "more_body": not self._received}
+
+    async def send(self, message: Message) -> None:
+        if self.gone:
+            raise ClientGone("The client has left.")
+        kind = message["type"]
+        if kind == "http.response.start" and self._fields is None:
+            self._start(message["status"], message.get("headers", ()))
+            return
+        if kind != "http.response.body" or self._fields is None or self._ended:
+            raise RuntimeError(f"Unexpected ASGI message {kind!r}.")
+        more = message.get("more_body", False)
+        self._body(message.get("body", b""), more)
+        connection = self._connection
+        if connection.write_paused:
+            await connection.drain()
+            if self.gone:
+                raise ClientGone("The client has left.")
+        if not more:
+            self._end()
+
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if not 200 <= status <= 999:
+            raise ValueError(f"{status} is not the status of a final answer.")
+        lines = [status_line(status)]
+        date = self._connection.listener.date
+        for name, value in headers:
+            if (lowered := name.lower()) in _OURS:
+                if lowered == b"date":
+                    date = b""
+                elif lowered == b"content-length":
+                    self._declare(value)
+                elif lowered == b"connection" and b"close" in value.lower():
+                    self._keep = False
+                if lowered != b"date":
+                    continue
+            lines += (name, b": ", value, b"\r\n")
+        fields = b"".join(lines)
+        count = (len(lines) + 3) // 4
+        if fields.count(b"\n") != count or fields.count(b"\r") != count or b"\0" in fields:
+            raise ValueError("A header of the answer holds a line break or NUL.")
+        self._status = status
+        self.bodiless = self._head_only or status in (204, 304)
+        self._fields = fields + date
+
+    def _declare(self, value: bytes) -> None:
+        if not value.isdigit() or self._length not in (None, int(value)):
+            raise ValueError("The answer has no single valid content-length.")
+        self._length = int(value)
+
+    def _body(self, body: bytes, more: bool) -> None:
+        self._sent += len(body)
+        if self._length is not None and not self.bodiless:
+            self._check_length(more)
+        parts: list[bytes] = []
+        if not self.started:
+            parts.append(self._head(None if more else len(body)))
+            self.started = True
+        if self._framed and body:
+            parts += (b"%x\r\n" % len(body), body, b"\r\n")
+        elif body and not self.bodiless:
+            parts.append(body)
+        if self._framed and not more:
+            parts.append(b"0\r\n\r\n")
+        if parts:
+            self._connection.write(parts, len(body))
+
+    def _check_length(self, more: bool) -> None:
+        """A body longer or shorter than its content-length must not look whole."""
+        assert self._length is not None
+        if self._sent > self._length or (not more and self._sent < self._length):
+            if self.started:
+                self.abort()
+            raise RuntimeError(f"The answer's content-length is {self._length}, its body has {self._sent} bytes.")
+
+    def _head(self, whole: int | None) -> bytes:
+        """The head with the fields that are ours: framing and persistence. `whole`: the body's length, if known."""
+        if self._length is None and whole is not None and (whole or not self.bodiless):
+            self._length = whole
+        if self._connection.listener.draining or self._expect:
+            self._keep = False  # a client still waiting for 100 may or may not send its body now (RFC 9110 §10.1.1)
+        fields, framing = self._fields or b"", b""
+        if self._length is not None:
+            if self._status != 204:
+                framing = b"content-length: %d\r\n" % self._length
+        elif not self.bodiless:
+            if self._modern:
+                self._framed = True
+                framing = b"transfer-encoding: chunked\r\n"
+            else:
+                self._keep = False  # the close ends the body
+        if not self._keep:
+            return b"%b%bconnection: close\r\n\r\n" % (fields, framing)
+        if not self._modern:
+            return b"%b%bconnection: keep-alive\r\n\r\n" % (fields, framing)
+        return b"%b%b\r\n" % (fields, framing)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._callbacks.clear()
+        self._wake()
+        self._connection.answered(self._keep)

@@ -1,0 +1,334 @@
+"""The HTTP/1.1 front of a worker: one `Connection` per client socket, one `Cycle` per request.
+
+    data_received ─► READING_HEAD ─► head.feed ─► Cycle, task of the application
+                     READING_BODY ─► bodies.feed ─► cycle.feed          (until the body has ended)
+                     ANSWERING    ─► bytes of later requests are held   (until the answer has ended)
+                     SKIPPING     ─► the answer came first: a small rest of the body is read away
+                     LINGERING    ─► answered and half closed: read on, so that the client sees the answer, not a reset
+                     CLOSING
+
+Requests of one connection are served one after another. Nothing here knows Django, Twisted or a route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from math import inf
+from typing import TYPE_CHECKING, cast
+
+from gateway.server.bodies import Chunked, Sized
+from gateway.server.cycle import Cycle
+from gateway.server.head import Head, HeadReader
+from gateway.server.refusals import (
+    BodyTooLarge,
+    GatewayError,
+    RequestTimeout,
+    TooManyConnections,
+    UpgradeRefused,
+    closing_answer,
+)
+from gateway.server.scope import address, http_scope
+
+if TYPE_CHECKING:
+    from gateway.server.listener import Listener
+
+READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
+
+_RESET = struct.pack("ii", 1, 0)
+_JOIN_BELOW_BYTES = 16 * 1024
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_lingered", "_read_paused",
+        "_state", "_transport", "_unsent", "_writable", "_write_deadline_s", "client", "listener", "loop", "server",
+        "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.loop = listener.loop
+        self._state = READING_HEAD
+        self._cycle: Cycle | None = None
+        self._body: Sized | Chunked | None = None
+        self._head = HeadReader(listener.limits)
+        self._ahead = bytearray()  # requests sent before they can be served
+        self._fresh = True  # no request seen yet
+        self._lingered = 0
+        self._read_paused = False
+        self.write_paused = False
+        self._writable: asyncio.Future[None] | None = None
+        self._deadline_s = inf  # for what the client has to send
+        self._write_deadline_s = inf  # for what it has to take
+        self._unsent = 0
+
+    # ---- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.client = address(transport.get_extra_info("peername"))
+        self.server = address(transport.get_extra_info("sockname"))
+        self.listener.connections.add(self)
+        if len(self.listener.connections) > self.listener.limits.max_connections:
+            self.refuse(TooManyConnections())
+        else:
+            self._deadline_s = self.loop.time() + self.listener.limits.head_timeout_s
+            if self.listener.draining:
+                self.end_idle()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state == READING_HEAD:
+            self._read_head(data)
+        elif self._state in (READING_BODY, SKIPPING):
+            self._read_body(data)
+        elif self._state == ANSWERING:
+            self._hold(data)
+        elif self._state == LINGERING:
+            self._lingered += len(data)
+            if self._lingered > self.listener.limits.linger_bytes:
+                self.abort()
+
+    def eof_received(self) -> None:
+        """A client that stops sending has left, as for nginx and Go: nobody waits for an answer half-closed."""
+        if self._cycle is not None:
+            self.abort()
+        else:
+            self._close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._state = CLOSING
+        self.listener.connections.discard(self)
+        self._drop_cycle()
+        self.resume_writing()
+        self.listener.settle()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._watch_writes()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._state != CLOSING:
+            self._write_deadline_s = inf
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    # ---- reading
+
+    def _read_head(self, data: bytes) -> None:
+        reader, idle = self._head, not self._head.pending
+        try:
+            found = reader.feed(data)
+            if found is not None:
+                self._begin(*found)
+            elif idle and reader.pending:
+                self._deadline_s = self.loop.time() + self.listener.limits.head_timeout_s
+        except GatewayError as error:
+            self.refuse(error)
+
+    def _begin(self, request: Head, rest: bytes) -> None:
+        listener = self.listener
+        self._fresh = False
+        if request.websocket and request.length == 0 and listener.upgrade is not None:
+            if listener.ssl_context is not None:
+                raise UpgradeRefused
+            return listener.upgrade(self, request, rest)
+        if request.length and 0 < listener.limits.max_body_bytes < request.length:
+            raise BodyTooLarge("The request body is larger than this gateway accepts.")
+        self._cycle = cycle = Cycle(self, request)
+        if request.length == 0:
+            self._state = ANSWERING
+            self._deadline_s = inf
+            if rest:
+                self._hold(rest)
+        else:
+            self._state = READING_BODY
+            self._body = Chunked(listener.limits) if request.length is None else Sized(request.length)
+            self._deadline_s = inf if request.expect else self.loop.time() + listener.limits.body_timeout_s
+            if rest:
+                self._read_body(rest)
+                if self._cycle is None:  # refused already
+                    return None
+        listener.requests.add(cycle)
+        cycle.task = self.loop.create_task(cycle.run(listener.application, http_scope(request, self, cycle)))
+        return None
+
+    def _read_body(self, data: bytes) -> None:
+        assert self._body is not None
+        try:
+            body, rest = self._body.feed(data)
+        except GatewayError as error:
+            self.refuse(error)
+            return
+        cycle, limits = self._cycle, self.listener.limits
+        if cycle is not None:
+            cycle.feed(body, rest is not None)
+        else:
+            self._lingered += len(body)
+        if rest is not None:
+            self._body = None
+            self._deadline_s = inf
+            self._state = ANSWERING
+            self._hold(rest)
+            if cycle is None:
+                self._next()
+        elif cycle is None and self._lingered > limits.skip_bytes:
+            self._linger()
+        elif cycle is not None and cycle.held > limits.high_water_bytes:
+            self._pause_reading()
+            self._deadline_s = inf  # now it is the application that keeps the client waiting
+        else:
+            self._deadline_s = self.loop.time() + limits.body_timeout_s
+
+    def _hold(self, data: bytes) -> None:
+        self._ahead += data
+        if len(self._ahead) > self.listener.limits.high_water_bytes:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    # ---- the cycle's side
+
+    def call_for_body(self, aloud: bool) -> None:
+        """The application wants the body its client holds back (RFC 9110 §10.1.1); `aloud` while 1xx may be sent."""
+        if aloud:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
+
+    def body_taken(self) -> None:
+        if self._read_paused:
+            self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
+            self._resume_reading()
+
+    def write(self, parts: list[bytes], size: int) -> None:
+        """In one write. Large bodies go as they are: uvloop gathers, so they are not copied for it."""
+        if size < _JOIN_BELOW_BYTES:
+            self._transport.write(b"".join(parts) if len(parts) > 1 else parts[0])
+        else:
+            self._transport.writelines(parts)
+
+    async def drain(self) -> None:
+        """Until the client has taken enough, or has left."""
+        if self.write_paused and self._state != CLOSING:
+            if self._writable is None or self._writable.done():
+                self._writable = self.loop.create_future()
+            await self._writable
+
+    def answered(self, keep: bool) -> None:
+        self._cycle = None
+        if not keep or self.listener.draining:
+            if self._state == READING_BODY or self._ahead:
+                self._linger()
+            else:
+                self._close()
+        elif self._state == ANSWERING:
+            self._next()
+        elif self._body is not None and (self._body.left or 0) > self.listener.limits.skip_bytes:
+            self._linger()
+        else:
+            self._state = SKIPPING
+            self._lingered = 0
+            self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
+            self._resume_reading()
+
+    def _next(self) -> None:
+        self._state = READING_HEAD
+        self._deadline_s = self.loop.time() + self.listener.limits.keepalive_timeout_s
+        self._resume_reading()
+        if self._ahead:
+            data = bytes(self._ahead)
+            self._ahead.clear()
+            self._read_head(data)
+
+    # ---- ends
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer by ourselves if that is still possible, and close."""
+        self.listener.refused(error, self.client)
+        cycle = self._cycle
+        if self._state in (LINGERING, CLOSING) or (cycle is not None and cycle.started):
+            self.abort()
+            return
+        self._drop_cycle()
+        bodiless = cycle is not None and cycle.bodiless
+        self._transport.write(closing_answer(error, self.listener.date, bodiless=bodiless))
+        self._linger()
+
+    def _drop_cycle(self) -> None:
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None:
+            cycle.leave()
+
+    def _linger(self) -> None:
+        """Half close and read on for a while: bytes left unread would turn our close into a reset (RFC 9112 §9.6)."""
+        self._state = LINGERING
+        self._lingered = 0
+        self._ahead.clear()
+        self._deadline_s = self.loop.time() + self.listener.limits.linger_timeout_s
+        self._watch_writes()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._resume_reading()
+
+    def _close(self) -> None:
+        """Closes when what was written is out."""
+        self._state = CLOSING
+        self._deadline_s = inf
+        self._watch_writes()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Closes now. A broken answer ends in a reset: a mere close would complete one that HTTP/1.0 ends by it."""
+        self._state = CLOSING
+        if self._cycle is not None and self._cycle.started:
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._drop_cycle()
+        self._transport.abort()
+
+    def detach(self) -> asyncio.Transport:
+        """Gives the transport away (WebSocket upgrade); this connection is no longer counted, nor watched."""
+        self._state = CLOSING
+        self._deadline_s = self._write_deadline_s = inf
+        self.listener.connections.discard(self)
+        return self._transport
+
+    def end_idle(self) -> None:
+        """Draining: close if no request is under way. One that has not sent its first gets another second to do so."""
+        if self._state == READING_HEAD and not self._head.pending:
+            if self._fresh:
+                self._deadline_s = min(self._deadline_s, self.loop.time() + 1.0)
+            else:
+                self._close()
+
+    # ---- deadlines, from the listener's sweep
+
+    def _watch_writes(self) -> None:
+        self._unsent = self._transport.get_write_buffer_size()
+        self._write_deadline_s = self.loop.time() + self.listener.limits.write_timeout_s
+
+    def check(self, now_s: float) -> None:
+        if self._write_deadline_s < inf:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._watch_writes()
+            elif now_s >= self._write_deadline_s:
+                self.abort()
+                return
+        if now_s < self._deadline_s:
+            return
+        if self._state in (LINGERING, SKIPPING) or (self._state == READING_HEAD and not self._head.pending):
+            self._close()
+        else:
+            self._deadline_s = inf
+            self.refuse(RequestTimeout())

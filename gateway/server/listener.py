@@ -1,0 +1,106 @@
+"""All connections of one worker: listening, one sweep for every deadline, counting, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+
+from gateway.proxy.errors import GatewayError
+from gateway.server.cycle import Application, Cycle
+from gateway.server.head import Head
+from gateway.server.http1 import Connection
+from gateway.server.limits import Limits
+from gateway.server.scope import Address
+
+logger = logging.getLogger("gateway.server")
+
+OnRefused = Callable[[int, str, Address | None], None]
+Upgrade = Callable[[Connection, Head, bytes], None]
+
+_BACKLOG = 2048
+
+
+class Listener:
+    """`on_refused(status, code, client)` hears of every answer the front made by itself. `upgrade`, if given, takes
+    over connections that ask for a WebSocket; without it the request goes to the application as plain HTTP."""
+
+    def __init__(
+        self,
+        application: Application,
+        limits: Limits,
+        *,
+        on_refused: OnRefused | None = None,
+        upgrade: Upgrade | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.application = application
+        self.limits = limits
+        self.upgrade = upgrade
+        self.ssl_context = ssl_context
+        self.scheme = "https" if ssl_context else "http"
+        self.connections: set[Connection] = set()
+        self.requests: set[Cycle] = set()
+        self.draining = False
+        self.date = b""
+        self._on_refused = on_refused
+        self._servers: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._settled: asyncio.Future[None] | None = None
+
+    async def start(self, sockets: Iterable[socket.socket]) -> None:
+        """Takes bound sockets, listening or not; closes them when it drains."""
+        self.loop = asyncio.get_running_loop()
+        self._sweep()
+        for sock in sockets:
+            create = self.loop.create_server
+            if sock.family == socket.AF_UNIX:
+                create = self.loop.create_unix_server  # type: ignore[assignment]
+            server = await create(lambda: Connection(self), sock=sock, ssl=self.ssl_context, backlog=_BACKLOG)
+            self._servers.append(server)
+
+    def refused(self, error: GatewayError, client: Address | None) -> None:
+        if self._on_refused is not None:
+            self._on_refused(error.status, error.code, client)
+
+    def begin_drain(self) -> None:
+        """Stops listening; idle connections are closed, the others after the answer they are at."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.end_idle()
+
+    async def drained(self) -> None:
+        """Returns when no connection is open and no application runs any more."""
+        if self._settled is None:
+            self._settled = self.loop.create_future()
+        self.settle()
+        await asyncio.shield(self._settled)
+
+    def settle(self) -> None:
+        if self._settled is not None and not self.connections and not self.requests and not self._settled.done():
+            self._settled.set_result(None)
+
+    async def close(self) -> None:
+        """Hard: aborts what is open, cancels what runs, and waits for it to end."""
+        self.begin_drain()
+        for connection in list(self.connections):
+            connection.abort()
+        tasks = [cycle.task for cycle in self.requests if cycle.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.drained()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(self.limits.sweep_s, self._sweep)
+        self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        now_s = self.loop.time()
+        for connection in list(self.connections):
+            connection.check(now_s)

@@ -1,0 +1,55 @@
+"""A head as the ASGI scope of an HTTP request or of a WebSocket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.server.cycle import Cycle, Scope
+    from gateway.server.head import Head
+    from gateway.server.http1 import Connection
+
+Address = tuple[str, int | None]
+
+
+def http_scope(head: Head, connection: Connection, cycle: Cycle) -> Scope:
+    """Two extensions save the gateway a task that watches the client: see `Cycle.on_disconnect`, `Cycle.abort`."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.version,
+        "method": head.method,
+        "scheme": connection.listener.scheme,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": "",
+        "headers": head.headers,
+        "client": connection.client,
+        "server": connection.server,
+        "extensions": {"hydragate.disconnect": cycle.on_disconnect, "hydragate.abort": cycle.abort},
+    }
+
+
+def websocket_scope(head: Head, connection: Connection) -> Scope:
+    """Without `subprotocols`, which daphne reads."""
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.version,
+        "scheme": "ws",
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": "",
+        "headers": head.headers,
+        "client": connection.client,
+        "server": connection.server,
+    }
+
+
+def address(name: Any) -> Address | None:
+    """(host, port); for a unix socket (path, None), or None if it has no path, as a client's."""
+    if isinstance(name, tuple):
+        return name[0], name[1]
+    return (str(name), None) if name else None
