@@ -1,0 +1,226 @@
+"""A worker: daphne's `Server` with our HTTP/1.1 front and an orderly start and end.
+
+From daphne: the event loop (Twisted's asyncio reactor, on uvloop where it can be imported), the application life
+cycle of WebSockets, their protocol, Channels. Ours: listening, HTTP, signals, draining.
+
+Import this before anything that imports `daphne.server` (the Django app `daphne` does): that module makes the loop
+and installs the reactor when it is imported. `GATEWAY_UVLOOP=off` keeps the plain asyncio loop.
+
+    run ─► on_start (loads the table) ─► listen ─► …  SIGTERM, SIGINT or `drain()`
+        ─► on_drain (stop being ready) ─► stop listening ─► answer what is under way, WebSockets get 1001
+        ─► after `drain_timeout_s` or a second signal: abort the rest ─► on_stop ─► return
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+if os.environ.get("GATEWAY_UVLOOP", "on") != "off":
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        pass
+    else:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol
+from twisted.internet import defer
+from twisted.internet import reactor as twisted_reactor
+
+from gateway.server.cycle import Application, Scope
+from gateway.server.handover import adopt
+from gateway.server.limits import Limits
+from gateway.server.listener import Listener, OnRefused
+
+logger = logging.getLogger("gateway.server")
+
+reactor: Any = twisted_reactor  # a module that is an object: nothing can be typed by it
+Hook = Callable[[], Awaitable[None]]
+
+GOING_AWAY = 1001
+
+
+class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
+    """`sockets` are bound; they are served by this process until it drains.
+
+    on_start   awaited before anything is accepted; if it raises, `run` raises the same
+    on_drain   called when draining begins, before listening stops
+    on_stop    awaited after the last answer
+    on_refused(status, code, client)   hears of each answer the front made by itself
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        sockets: list[socket.socket],
+        *,
+        limits: Limits,
+        ssl_context: ssl.SSLContext | None = None,
+        on_start: Hook | None = None,
+        on_drain: Callable[[], None] | None = None,
+        on_stop: Hook | None = None,
+        on_refused: OnRefused | None = None,
+        drain_timeout_s: float = 30.0,
+        **daphne_options: Any,
+    ) -> None:
+        super().__init__(application, endpoints=["our own"], signal_handlers=False, **daphne_options)
+        self.endpoints: list[str] = []  # nothing for daphne to listen on
+        self.sockets = sockets
+        self.listener = Listener(
+            application, limits, on_refused=on_refused, upgrade=self._upgrade, ssl_context=ssl_context
+        )
+        self.drain_timeout_s = drain_timeout_s
+        self._on_start, self._on_drain, self._on_stop = on_start, on_drain, on_stop
+        self._hurry = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+        self._drain_wanted = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    @property
+    def open_connections(self) -> int:
+        return len(self.listener.connections) + len(self.connections)
+
+    @property
+    def active_requests(self) -> int:
+        return len(self.listener.requests)
+
+    # ---- life
+
+    def run(self) -> None:
+        """Blocks until drained. Once per process: a Twisted reactor does not start twice."""
+        reactor.callWhenRunning(self._begin)
+        super().run()
+        if self._failure is not None:
+            raise self._failure
+
+    def drain(self) -> None:
+        """Begins the end; called again, cuts it short. For signal handlers and tests, in the loop's thread."""
+        if self._drain_wanted.is_set():
+            self._hurry.set()
+        self._drain_wanted.set()
+
+    def _begin(self) -> None:
+        loop = asyncio.get_event_loop()
+        if threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGTERM, self.drain)
+            loop.add_signal_handler(signal.SIGINT, self.drain)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's signal; a terminal sends it to all
+        self._life = loop.create_task(self._live())
+
+    async def _live(self) -> None:
+        try:
+            if self._on_start is not None:
+                await self._on_start()
+            await self.listener.start(self.sockets)
+            await self._drain_wanted.wait()
+            await self._drain()
+            if self._on_stop is not None:
+                await self._on_stop()
+        except BaseException as error:  # carried to `run`, which is not a coroutine
+            self._failure = error
+        finally:
+            reactor.stop()
+
+    async def _drain(self) -> None:
+        if self._on_drain is not None:
+            self._on_drain()
+        self.listener.begin_drain()
+        tasks = [asyncio.ensure_future(self._drained()), asyncio.ensure_future(self._hurry.wait())]
+        await asyncio.wait(tasks, timeout=self.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            logger.warning("Drain cut short: %d requests were not finished.", self.active_requests)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.listener.close()
+
+    async def _drained(self) -> bool:
+        await self._websockets_closed()
+        await self.listener.drained()
+        return True
+
+    # ---- WebSockets: daphne's, with guards
+
+    def _upgrade(self, *handover: Any) -> None:
+        adopt(self.ws_factory, *handover)
+
+    def create_application(self, protocol: Any, scope: Scope) -> Any:
+        """The scope is built from our reading of the head, not from autobahn's."""
+        return super().create_application(protocol, {**scope, **protocol.scope})
+
+    def protocol_disconnected(self, protocol: Any) -> None:
+        if protocol in self.connections:
+            super().protocol_disconnected(protocol)
+
+    async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
+        """daphne drops empty messages, which are messages (RFC 6455 §5.6)."""
+        if message["type"] == "websocket.send" and not message.get("bytes") and not message.get("text"):
+            if protocol in self.connections and "disconnected" not in self.connections[protocol]:
+                protocol.sendMessage(b"", message.get("text") is None)
+            return
+        await super().handle_reply(protocol, message)
+
+    def application_checker(self) -> None:
+        """As daphne's, but one broken connection does not end the loop for all of them."""
+        reactor.callLater(1, self.application_checker)
+        now = time.time()
+        for protocol, details in list(self.connections.items()):
+            try:
+                self._check_application(protocol, details, now)
+            except Exception:  # protects all other WebSockets
+                logger.exception("A WebSocket could not be cleaned up")
+                self._drop(protocol)
+
+    def _check_application(self, protocol: Any, details: dict[str, Any], now: float) -> None:
+        gone_s, task = details.get("disconnected"), details.get("application_instance")
+        if gone_s and now - gone_s > self.application_close_timeout and task and not task.done():
+            logger.warning("A WebSocket application outlived its client and was cancelled: %r", protocol)
+            task.cancel()
+        if task and task.done():
+            del details["application_instance"]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("The WebSocket application failed: %r", protocol, exc_info=error)
+                if not gone_s:
+                    protocol.handle_exception(error)
+            task = None
+        if gone_s and not task:
+            del self.connections[protocol]
+
+    def timeout_checker(self) -> None:
+        reactor.callLater(2, self.timeout_checker)
+        for protocol in list(self.connections):
+            try:
+                protocol.check_timeouts()
+            except Exception:  # protects all other WebSockets
+                logger.exception("A WebSocket's timeouts could not be checked")
+                self._drop(protocol)
+
+    def _drop(self, protocol: Any) -> None:
+        details = self.connections.pop(protocol, {})
+        if task := details.get("application_instance"):
+            task.cancel()
+        protocol.transport.abortConnection()
+
+    async def _websockets_closed(self) -> None:
+        tasks = [task for details in self.connections.values() if (task := details.get("application_instance"))]
+        for protocol in list(self.connections):
+            if protocol.state == WebSocketProtocol.STATE_OPEN:
+                protocol.sendCloseFrame(code=GOING_AWAY)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def kill_all_applications(self) -> Any:
+        tasks = [task for details in self.connections.values() if (task := details.get("application_instance"))]
+        for task in tasks:
+            task.cancel()
+        return defer.Deferred.fromFuture(asyncio.gather(*tasks, return_exceptions=True))
