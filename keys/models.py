@@ -13,7 +13,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Func, Q, Value
-from django.db.models.functions import Lower, Now
+from django.db.models.functions import Cast, Lower, Now
 from django.db.models.lookups import Exact, Regex
 from django.utils import timezone
 
@@ -25,16 +25,16 @@ TRIMMED = r"^\S(.*\S)?$"
 
 
 def word_list(help_text: str) -> ArrayField[list[str], list[str]]:
-    word = models.CharField(
-        max_length=64, validators=[RegexValidator(rf"^{WORD}\Z", "Use letters, digits and _ . : / * - only.")]
-    )
+    """Of text, not varchar(64): Django casts arrays, and such a cast would cut a long word instead of refusing it."""
+    word = models.TextField(validators=[RegexValidator(rf"^{WORD}\Z", "Use letters, digits and _ . : / * - only.")])
     return ArrayField(word, default=list, blank=True, help_text=help_text)
 
 
 def words_only(field: str, name: str) -> models.CheckConstraint:
-    joined = Func(F(field), Value(","), Value(","), function="array_to_string", output_field=models.TextField())
+    """As JSON, for there a comma within a word looks different from one between two; a NULL does not match either."""
+    listed = Cast(Func(F(field), function="array_to_json", output_field=models.JSONField()), models.TextField())
     return models.CheckConstraint(
-        condition=Regex(joined, Value(rf"^({WORD}(,{WORD})*)?$")),
+        condition=Regex(listed, Value(rf'^\[("{WORD}"(,"{WORD}")*)?\]$')),
         name=name,
         violation_error_message=f"{field}: letters, digits and _ . : / * - only, at most 64 of them.",
     )

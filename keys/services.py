@@ -47,7 +47,6 @@ def _set_enabled(consumer: Consumer, enabled: bool) -> None:
     consumer.save(update_fields=["enabled", "updated_at"])
 
 
-@transaction.atomic
 def key_create(
     consumer: Consumer,
     *,
@@ -55,26 +54,21 @@ def key_create(
     expires_at: datetime | None = None,
     scopes: Iterable[str] = (),
     by: str = "",
-    environment: str = "live",
-    rotated_from: ApiKey | None = None,
 ) -> tuple[ApiKey, str]:
     """The row, and the secret: this is the only time anyone sees it. `by` is a username."""
-    if expires_at is not None and expires_at <= timezone.now():
+    key = ApiKey(consumer=consumer, name=name, scopes=list(scopes), expires_at=expires_at)
+    return key, key_issue(key, by=by)
+
+
+def key_issue(key: ApiKey, *, by: str, environment: str = "live") -> str:
+    """Gives a key that is not saved yet its secret, saves it, and returns the secret."""
+    if key.expires_at is not None and key.expires_at <= timezone.now():
         raise ValidationError({"expires_at": "This moment has passed."})
     secret = secrets.generate(environment)
-    key = ApiKey(
-        consumer=consumer,
-        name=name,
-        prefix=secret.prefix,
-        digest=secret.digest,
-        scopes=list(scopes),
-        created_by=by,
-        expires_at=expires_at,
-        rotated_from=rotated_from,
-    )
+    key.prefix, key.digest, key.created_by = secret.prefix, secret.digest, by
     key.full_clean()
     key.save(force_insert=True)
-    return key, secret.text
+    return secret.text
 
 
 @transaction.atomic
@@ -90,15 +84,9 @@ def key_rotate(key: ApiKey, *, overlap: timedelta, by: str) -> tuple[ApiKey, str
         raise KeyNotLive(f"Key {old.prefix}… is {old.state}. Create a new one instead.")
     if successor := old.rotated_to.first():
         raise KeyNotLive(f"Key {old.prefix}… was rotated already, to {successor.prefix}….")
-    new, text = key_create(
-        old.consumer,
-        name=old.name,
-        expires_at=old.expires_at and now + (old.expires_at - old.created_at),
-        scopes=old.scopes,
-        by=by,
-        environment=old.prefix.split("_")[1],
-        rotated_from=old,
-    )
+    expires_at = old.expires_at and now + (old.expires_at - old.created_at)
+    new = ApiKey(consumer=old.consumer, name=old.name, scopes=old.scopes, expires_at=expires_at, rotated_from=old)
+    text = key_issue(new, by=by, environment=old.prefix.split("_")[1])
     old.expires_at = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
     old.save(update_fields=["expires_at"])
     return new, text
