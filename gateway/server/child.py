@@ -113,9 +113,14 @@ def tied_to(parent: int) -> Callable[[], None]:
     """A `preexec_fn`: the kernel kills the child when `parent` ends, in whatever way."""
 
     def tie() -> None:
-        if _prctl is not None:
-            _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
+        end_with(parent, signal.SIGKILL)
 
     return tie
+
+
+def end_with(parent: int, number: signal.Signals) -> None:
+    """From now on the kernel sends this process `number` when its parent ends (Linux; elsewhere nothing happens)."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)

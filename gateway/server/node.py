@@ -100,14 +100,17 @@ class Node:
         return Program(
             name=f"worker {index}",
             command=worker_command(fds, self.app),
-            environment={**self.child_environment(), "GATEWAY_WORKER": str(index)},
+            environment={**self._measured(), "GATEWAY_WORKER": str(index)},
             fds=fds,
             tells_ready=True,
         )
 
     def _recorder(self) -> Program:
         command = (sys.executable, str(ROOT / "manage.py"), "recorder")
-        return Program(name="recorder", command=command, environment=self.child_environment())
+        return Program(name="recorder", command=command, environment=self._measured())
+
+    def _measured(self) -> dict[str, str]:
+        return {**self.child_environment(), "PROMETHEUS_MULTIPROC_DIR": str(self.metrics_dir)}
 
     def child_environment(self) -> dict[str, str]:
         """Ours, with what the command line changed, and paths that hold wherever the child works."""
@@ -118,7 +121,6 @@ class Node:
             "GATEWAY_DATA_DIR": str(self.environment.data_dir.absolute()),
             "GATEWAY_ROLE": self.environment.role,
             "GATEWAY_WORKERS": str(self.environment.workers),
-            "PROMETHEUS_MULTIPROC_DIR": str(self.metrics_dir),
         }
 
     def _forget_gauges(self, pid: int) -> None:
