@@ -132,6 +132,7 @@ class ClientClosed(GatewayError):
 class UpstreamError(GatewayError):
     status, code, title = 502, "upstream_error", "Upstream error"
     detail = "The upstream could not answer."
+    safe_to_retry, phase = False, ""  # set by the transport: sending again can do no harm; the time limit that ran out
 
 
 class NoTarget(UpstreamError):

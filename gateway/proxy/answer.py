@@ -1,0 +1,155 @@
+"""What comes back from an upstream: the answer as its consumer sees it, and what its head may say.
+
+An UpstreamAnswer outlives its use of the connection: a small one is complete when its head is seen, and the connection
+is back in the pool before the consumer looks. Chunks wait in a list and `async for` takes all that wait as one; there
+is a future only while there is nothing to take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from math import inf
+from typing import Protocol
+
+from .errors import UpstreamBroke, UpstreamError
+from .headers import Pairs
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_FIELDS = 200
+
+#: (name, name, value), names in lower case: the form in which httpx.Headers keeps fields.
+Fields = list[tuple[bytes, bytes, bytes]]
+
+
+class Source(Protocol):
+    """The connection, as far as an answer knows it."""
+
+    def fail(self, error: UpstreamError) -> None: ...
+    def resume_reading(self) -> None: ...
+    async def write(self, data: bytes) -> None: ...
+
+
+class UpstreamAnswer:
+    """One answer as it arrives: `status` and `headers` once the head is seen, then chunks by `async for`.
+
+    A body that breaks off ends in UpstreamBroke or UpstreamTimeout, never in a normal end.
+    """
+
+    def __init__(self, method: str, request_pairs: Pairs, total_deadline_s: float) -> None:
+        self.to_head, self.total_deadline_s = method == "HEAD", total_deadline_s
+        self._request_pairs = request_pairs
+        self.status = 0  # 0: no head yet
+        self.headers: Fields = []  # (name, name, value): see transport.Fields
+        self.chunks: list[bytes] = []
+        self.unread_bytes = 0
+        self.touched = False  # a byte has come
+        self.complete = False
+        self.error: UpstreamError | None = None
+        self.connection: Source | None = None  # until complete or failed
+        self._waiter: asyncio.Future[None] | None = None
+
+    def may_upgrade(self) -> bool:
+        return any(name.lower() == b"upgrade" for name, _ in self._request_pairs)
+
+    def whole(self) -> bytes | None:
+        """The body, if all of it is here already: spares the consumer of a small answer the iteration."""
+        return self._take() if self.complete else None
+
+    def __aiter__(self) -> UpstreamAnswer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self.chunks:
+            if self.complete:
+                raise StopAsyncIteration
+            if self.error is not None:
+                raise self.error
+            await self.wait()
+        return self._take()
+
+    async def aclose(self) -> None:
+        """Closed before its end, an answer takes its connection with it: the rest is never read."""
+        self.abort()
+
+    def abort(self) -> None:
+        if self.connection is not None:
+            self.connection.fail(UpstreamBroke("The answer was closed before its end."))
+            self.chunks.clear()
+
+    async def wait(self) -> None:
+        """Until something changed. A consumer cancelled here leaves a closed connection behind."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _take(self) -> bytes:
+        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self.unread_bytes = 0
+        if self.connection is not None:
+            self.connection.resume_reading()
+        return data
+
+
+class Tunnel:
+    """What is left of an exchange after 101: bytes both ways, under httpx's name `network_stream`."""
+
+    def __init__(self, answer: UpstreamAnswer, connection: Source) -> None:
+        self._answer, self._connection = answer, connection
+
+    async def read(self) -> bytes:
+        """What has come; b"" at the end. Raises UpstreamBroke."""
+        return await anext(self._answer, b"")
+
+    async def write(self, data: bytes) -> None:
+        await self._connection.write(data)
+
+    async def aclose(self) -> None:
+        self._answer.abort()
+
+
+class Violation(Exception):
+    """What the parser let pass and we do not. Raised in a callback, it stops the parser."""
+
+
+_EXAMINED = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
+_PROMISE = re.compile(rb"timeout=(\d{1,6})")
+
+
+def inspect(fields: Fields, version: str, received_bytes: int) -> tuple[bytes, bool, float]:
+    """How a head frames its body (the Content-Length, `chunked`, or nothing: until the end of the connection),
+    whether it closes the connection, and for how long it promises to keep it. Raises Violation.
+
+    Two Content-Lengths, or one beside Transfer-Encoding, do not come this far: the parser refuses them.
+    """
+    if len(fields) > MAX_FIELDS:
+        raise Violation("too many fields")
+    if received_bytes > MAX_HEAD_BYTES and sum(len(name) + len(value) for name, _, value in fields) > MAX_HEAD_BYTES:
+        raise Violation("head too large")
+    if version not in ("1.1", "1.0"):
+        raise Violation("not HTTP/1")
+    framing, closing, promise_s = b"", False, inf
+    for name, _, value in fields:
+        if name not in _EXAMINED:
+            continue
+        if name == b"content-length":
+            framing = value
+        elif name == b"transfer-encoding":
+            if framing or version == "1.0" or value.lower() != b"chunked":  # RFC 9112 §6.1
+                raise Violation("a transfer coding other than one `chunked`")
+            framing = value
+        elif name == b"connection":
+            closing = closing or b"close" in value.lower()
+        elif found := _PROMISE.search(value):
+            promise_s = int(found[1])
+    return framing, closing, promise_s

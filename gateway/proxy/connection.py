@@ -1,0 +1,362 @@
+"""One HTTP/1.1 client connection: bytes to and from an upstream, one request at a time, strict about every answer.
+
+    pool ── exchange(answer, head, body) ──► Connection ──► socket
+                                                │ httptools (llhttp)
+    consumer ◄── async for ── UpstreamAnswer ◄──┘
+
+No task is ever started: a request body is pumped by the caller, who is interrupted when an answer (or the end of the
+connection) comes first.
+
+Refused as UpstreamBroke (RFC 9112): Transfer-Encoding beside Content-Length, or other than exactly one `chunked`; two
+Content-Lengths, even equal ones; obs-fold; bare CR or LF; bad chunk sizes; another version than 1.0 or 1.1; heads,
+trailers or chunk extensions beyond MAX_HEAD_BYTES or MAX_FIELDS; a 101 nobody asked for. Trailers are dropped.
+Tolerated, because the parser cannot tell: empty lines before an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import AsyncIterable
+from math import inf
+from typing import Any, Protocol
+
+import httptools
+
+from .answer import MAX_FIELDS, MAX_HEAD_BYTES, Fields, UpstreamAnswer, Violation, inspect
+from .errors import BadRequest, UpstreamBroke, UpstreamError, UpstreamTimeout
+
+#: Reading stops while this much of an answer waits for its consumer. One read (256 kB) may come on top.
+HIGH_WATER_BYTES = 128 * 1024
+
+
+class Owner(Protocol):
+    """What a connection tells its pool. Called between awaits, never re-entered."""
+
+    def released(self, connection: Connection) -> None: ...
+    def closed(self, connection: Connection) -> None: ...
+    def watch(self, deadline_s: float) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Idle while `answer` is None. `deadline_s` (loop time) is when the pool's sweep calls `expire`."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, owner: Owner, first_byte_s: float, idle_s: float) -> None:
+        self.owner, self.first_byte_s, self.idle_s = owner, first_byte_s, idle_s
+        self.loop = asyncio.get_running_loop()
+        self.answer: UpstreamAnswer | None = None
+        self.connected = self.closed = False
+        self.used = False  # has carried an answer before: may die under the next request (keep-alive race)
+        self.deadline_s, self.phase = inf, ""
+        self.keep_alive_hint_s = inf  # what the upstream's Keep-Alive field promises
+        self._poll = select.poll()
+        self._parser: Any = None
+        self._fields: Fields = []
+        self._overhead_bytes = 0  # received since the last byte of a head or body was passed on
+        self._keep_alive = self._until_close = self._tunnel = False
+        self._reading_paused = self._writing_paused = False
+        self._interruption: asyncio.Timeout | None = None  # there while a body is being sent
+        self._drained: asyncio.Future[None] | None = None
+
+    # --- the pool's side
+
+    async def exchange(
+        self, answer: UpstreamAnswer, head: bytes, body: AsyncIterable[bytes] | None, length: int | None
+    ) -> None:
+        """Sends one request; returns when the head of its answer is there. Otherwise the connection is closed.
+
+        `length` None: the body is sent in chunks. Raises UpstreamBroke, UpstreamTimeout, and what `body` raises.
+        """
+        self.answer, answer.connection = answer, self
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields, self._overhead_bytes = [], 0
+        self._keep_alive = self._until_close = False
+        try:
+            self.transport.write(head)
+            if body is not None:
+                await self._pump(body, length)
+            if not answer.status and answer.error is None:
+                self._due("first_byte", self.first_byte_s)
+                await answer.wait()
+        except BaseException:
+            self.close()
+            raise
+        if answer.error is not None:
+            raise answer.error
+
+    def quiet(self) -> bool:
+        """False if something waits to be read: an end or a stray byte that the loop has not seen yet."""
+        if self.closed:
+            return False  # its descriptor may be another's by now
+        return not self._poll.poll(0)
+
+    def expire(self, now_s: float) -> None:
+        phase = self.phase
+        if self.answer is not None and now_s >= self.answer.total_deadline_s:
+            phase = "total"
+        error = UpstreamTimeout()
+        error.phase = phase
+        self.fail(error)
+
+    def fail(self, error: UpstreamError) -> None:
+        """Ends the answer under way, if there is one, and the connection."""
+        answer = self.answer
+        self.close()
+        if answer is not None and not answer.complete:
+            answer.error, answer.connection = error, None
+            self._notify(answer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed, self.answer, self._parser = True, None, None
+            self.deadline_s = inf
+            self.resume_writing()  # whoever waits to write finds it closed
+            if self.connected:
+                self.transport.abort()
+            self.owner.closed(self)
+
+    # --- the request body
+
+    async def _pump(self, body: AsyncIterable[bytes], length: int | None) -> None:
+        """Sends the body until its end, or until an answer or a failure comes first: then the rest is not sent."""
+        self._due("", inf)  # waiting for the client's bytes is the client's side's business, except for `total`
+        try:
+            async with asyncio.timeout(None) as self._interruption:
+                await self._send_body(body, length)
+        except TimeoutError:
+            if self._interruption is None or not self._interruption.expired():
+                raise
+            return  # interrupted, `_interruption` stays: this connection has half a request on it
+        self._interruption = None
+
+    async def _send_body(self, body: AsyncIterable[bytes], length: int | None) -> None:
+        left = inf if length is None else length
+        write = self.transport.write
+        if left:
+            async for chunk in body:
+                if not chunk:
+                    continue
+                left -= len(chunk)
+                if left < 0:
+                    break
+                if self.closed:
+                    return
+                write(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                if self._writing_paused:
+                    await self._drain()
+                if not left:
+                    break
+        if self.closed:
+            return
+        if length is None:
+            write(b"0\r\n\r\n")
+        elif left:
+            raise BadRequest("The request body is not as long as its Content-Length says.")
+
+    async def write(self, data: bytes) -> None:
+        """For a tunnel."""
+        if self.closed:
+            raise UpstreamBroke
+        self.transport.write(data)
+        if self._writing_paused:
+            await self._drain()
+
+    async def _drain(self) -> None:
+        self._due("send", self.idle_s)
+        self._drained = self.loop.create_future()
+        try:
+            await self._drained
+        finally:
+            self._drained = None
+        self._due("", inf)
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport, self.connected = transport, True  # type: ignore[assignment]
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        if self.closed:  # its opener gave up
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        answer = self.answer
+        if answer is None:  # nobody asked: what follows an answer is not to be trusted
+            self.close()
+            return
+        answer.touched = True
+        if self._tunnel:
+            self.on_body(data)
+        else:
+            self._overhead_bytes += len(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._open_tunnel(answer, data[upgrade.args[0] :])
+            except httptools.HttpParserError as error:
+                self._broken(answer, error)
+                return
+            if self._overhead_bytes > MAX_HEAD_BYTES:
+                self._broken(answer, Violation("too many bytes of head, trailers or chunk extensions"))
+                return
+        if answer.complete:
+            self._finish(answer)
+        elif answer.status:
+            if answer.unread_bytes > HIGH_WATER_BYTES:
+                self._pause_reading()
+            else:
+                self._due("idle", inf if self._tunnel else self.idle_s)
+        if answer.status:
+            self._notify(answer)
+
+    def eof_received(self) -> None:
+        answer = self.answer
+        if answer is not None and answer.status and self._until_close:
+            answer.complete = True
+            self._keep_alive = False
+            self._finish(answer)
+            self._notify(answer)
+        else:
+            self.fail(UpstreamBroke())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and self._interruption is not None and self.answer is not None:
+            self._read_last_words()
+        broke = UpstreamBroke()
+        broke.__cause__ = error
+        self.fail(broke)
+
+    # --- httptools
+
+    def on_message_begin(self) -> None:
+        if self.answer is None or self.answer.complete:
+            raise Violation("bytes after the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._fields.append((name, name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        answer = self.answer
+        assert answer is not None
+        fields, self._fields = self._fields, []
+        status, version = self._parser.get_status_code(), self._parser.get_http_version()
+        framing, closing, self.keep_alive_hint_s = inspect(fields, version, self._overhead_bytes)
+        if status < 200:
+            if status < 100 or framing not in (b"", b"0") or (status == 101 and not answer.may_upgrade()):
+                raise Violation("an interim answer that must not be")
+            if status != 101:
+                return
+        self._overhead_bytes = 0
+        answer.status, answer.headers = status, fields
+        if answer.to_head or status in (204, 304):
+            answer.complete = True
+            self._keep_alive = version == "1.1" and not closing and (status != 204 or framing in (b"", b"0"))
+        self._until_close = not framing and not answer.complete
+
+    def on_body(self, chunk: bytes) -> None:
+        answer = self.answer
+        assert answer is not None
+        self._overhead_bytes = 0
+        if answer.complete:
+            self._keep_alive = False  # a body where none may be: dropped, and the connection with it
+        else:
+            answer.chunks.append(chunk)
+            answer.unread_bytes += len(chunk)
+
+    def on_chunk_header(self) -> None:
+        if self.answer is None or self.answer.complete:
+            raise Violation("a body where none may be")
+
+    def on_message_complete(self) -> None:
+        answer = self.answer
+        assert answer is not None
+        if answer.status >= 200 and not answer.complete:
+            if len(self._fields) > MAX_FIELDS:
+                raise Violation("too many trailers")
+            answer.complete = True
+            self._keep_alive = self._parser.should_keep_alive()
+
+    # --- ends and deadlines
+
+    def _finish(self, answer: UpstreamAnswer) -> None:
+        """The answer is complete on the wire; what is unread of it belongs to the consumer."""
+        self.answer = answer.connection = self._parser = None
+        if self._keep_alive and self._interruption is None and not self.closed:
+            self.used = True
+            self.resume_reading()
+            self.owner.released(self)
+        else:
+            self.close()
+
+    def _broken(self, answer: UpstreamAnswer, error: Exception) -> None:
+        """The parser stopped. After a complete answer that only means: do not use this connection again."""
+        if answer.complete:
+            self._keep_alive = False
+            self._finish(answer)
+            self._notify(answer)
+            return
+        broke = UpstreamBroke("The upstream sent an invalid answer.")
+        broke.__cause__ = error.__context__ if isinstance(error.__context__, Violation) else error
+        self.fail(broke)
+
+    def _notify(self, answer: UpstreamAnswer) -> None:
+        """Wakes the consumer, or whoever still sends the body."""
+        answer.wake()
+        interruption = self._interruption
+        if interruption is not None and interruption.when() is None and not interruption.expired():
+            interruption.reschedule(self.loop.time())
+
+    def _open_tunnel(self, answer: UpstreamAnswer, data: bytes) -> None:
+        """101: from here on the bytes are another protocol's, and so are the time limits."""
+        self._tunnel = self._until_close = True
+        answer.complete, answer.total_deadline_s = False, inf
+        if data:
+            self.on_body(data)
+
+    def _read_last_words(self) -> None:
+        """An upstream that refuses a body answers, closes, and resets what we still send: writing fails while its
+        answer waits unread in the socket, which is still open here. (RFC 9112 §9.6; not through TLS.)
+        """
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return
+        self._reading_paused = True  # as far as this transport is concerned
+        try:
+            while data := os.read(self.transport.get_extra_info("socket").fileno(), HIGH_WATER_BYTES):
+                self.data_received(data)
+                if self.answer is None:
+                    return
+            self.eof_received()
+        except OSError:
+            return  # nothing was left: the error that brought us here stands
+
+    def _due(self, phase: str, seconds: float) -> None:
+        if self.answer is None:
+            return
+        self.phase = phase
+        self.deadline_s = min(self.loop.time() + seconds, self.answer.total_deadline_s)
+        self.owner.watch(self.deadline_s)
+
+    def _pause_reading(self) -> None:
+        """A slow consumer is not the upstream's fault: only `total` runs on."""
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+            self._due("idle", inf)
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+            if self.answer is not None:
+                self._due("idle", self.idle_s)

@@ -1,0 +1,166 @@
+"""Sends requests to upstreams: a pool of HTTP/1.1 connections per target behind httpx's transport interface.
+
+Request    target: raw bytes in `extensions["target"]`; fields as they are in `headers.raw` (Host, lengths and all);
+           body: `stream`, by `content-length`, else by `transfer-encoding: chunked`; NO_BODY or neither field: none.
+Answer     `httpx.Response` with lower-cased `headers.raw`. Iterate `response.stream` (or take `stream.whole()`), and
+           always `aclose()`. After 101: `extensions["network_stream"]` is a Tunnel, for as long as it stays open.
+Errors     ConnectFailed, UpstreamBusy, UpstreamBroke, UpstreamTimeout (`phase`: connect, send, first_byte, idle,
+           total), each with `safe_to_retry`; and whatever the request's own stream raises.
+
+The keep-alive race is lost silently: an idempotent request without a body that dies on a used connection before a byte
+of the answer is sent once more on a fresh one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Iterable
+from math import inf
+
+import httpx
+
+from .answer import Fields, Tunnel, UpstreamAnswer
+from .connection import Connection
+from .errors import BadRequest, GatewayError, UpstreamBroke, UpstreamError
+from .headers import Pairs
+from .pool import KEEP_ALIVE_S, MAX_WAITING, Pool, Timeouts
+from .snapshot import TargetSpec, UpstreamSpec
+
+__all__ = ["NO_BODY", "TargetTransport", "Timeouts", "Transports", "transport_key"]
+
+#: RFC 9110 §9.2.2.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+class _NoBody(httpx.AsyncByteStream):
+    def __aiter__(self) -> _NoBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+NO_BODY = _NoBody()
+
+
+class _Stream(UpstreamAnswer, httpx.AsyncByteStream):
+    """httpx asks for a stream of its own class."""
+
+
+class _Headers(httpx.Headers):
+    """Fields in the form httpx keeps them in: checked and lower-cased by the parser, so not once more per answer."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._list, self._encoding = fields, None
+
+
+class TargetTransport(httpx.AsyncBaseTransport):
+    """Sends to one target. `pool` has the counters."""
+
+    def __init__(
+        self,
+        target: TargetSpec,
+        upstream: UpstreamSpec,
+        *,
+        timeouts: Timeouts | None = None,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.pool = Pool(target, upstream, timeouts or Timeouts.of(upstream), keep_alive_s, max_waiting)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        method, pairs = request.method, request.headers.raw
+        head = request_head(method, request.extensions["target"], pairs)
+        body, length = (None, 0) if request.stream is NO_BODY else body_of(request.stream, pairs)
+        replayable = body is None and method in IDEMPOTENT
+        pool, total_s = self.pool, self.pool.timeouts.total_s
+        deadline_s = asyncio.get_running_loop().time() + total_s if total_s else inf
+        try:
+            connection = pool.take_idle() or await pool.acquire(deadline_s)
+            used, answer = connection.used, _Stream(method, pairs, deadline_s)
+            try:
+                await connection.exchange(answer, head, body, length)
+            except UpstreamBroke:
+                if not used or answer.touched or not replayable:
+                    raise
+                # The keep-alive race: the upstream closed an idle connection while the request was on its way.
+                connection = await pool.acquire(deadline_s, fresh=True)
+                answer = _Stream(method, pairs, deadline_s)
+                await connection.exchange(answer, head, body, length)
+        except UpstreamError as error:
+            error.safe_to_retry = error.safe_to_retry or replayable
+            raise
+        return response_of(answer, connection)
+
+    async def aclose(self) -> None:
+        """Closes idle connections; those in use are closed when done."""
+        self.pool.close()
+
+
+class Transports:
+    """All pools of a worker. They outlive configurations: a pool is kept while its key is."""
+
+    def __init__(self) -> None:
+        self._transports: dict[Hashable, TargetTransport] = {}
+
+    def get(self, upstream: UpstreamSpec, target: TargetSpec) -> TargetTransport:
+        key = transport_key(upstream, target)
+        transport = self._transports.get(key)
+        if transport is None:
+            transport = self._transports[key] = TargetTransport(target, upstream)
+        return transport
+
+    def retain(self, keys: Iterable[Hashable]) -> None:
+        kept = set(keys)
+        for key in self._transports.keys() - kept:
+            self._transports.pop(key).pool.close()
+
+    async def aclose(self) -> None:
+        self.retain(())
+
+
+def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
+    """Everything a pool was made from: where it connects to, and how. Not names, ids, weights or balancing."""
+    return (
+        target.address,
+        upstream.protocol,
+        upstream.tls_verify,
+        upstream.tls_server_name,
+        upstream.max_connections,
+        Timeouts.of(upstream),
+    )
+
+
+def request_head(method: str, target: bytes, pairs: Pairs) -> bytes:
+    """One join. A line break in a value, or a space in the target, would be another request: refused here for all."""
+    lines = [b"%b %b HTTP/1.1" % (method.encode(), target)]
+    lines += [b": ".join(pair) for pair in pairs]
+    lines += (b"", b"")
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b" " in target:
+        raise GatewayError("The request for the upstream holds a line break or space where none may be.")
+    return head
+
+
+def body_of(stream: object, pairs: Pairs) -> tuple[httpx.AsyncByteStream | None, int | None]:
+    """The body to send and its length (None: in chunks)."""
+    length, chunked = None, False
+    for name, value in pairs:
+        name = name.lower()
+        if name == b"content-length":
+            if length is not None or not value.isdigit():
+                raise BadRequest("The request has a wrong or a second Content-Length.")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = True
+    if chunked and length is not None:
+        raise BadRequest("The request has both Content-Length and Transfer-Encoding.")
+    if not length and not chunked:
+        return None, 0
+    return stream, length  # type: ignore[return-value]
+
+
+def response_of(answer: _Stream, connection: Connection) -> httpx.Response:
+    extensions = {"network_stream": Tunnel(answer, connection)} if answer.status == 101 else None
+    return httpx.Response(answer.status, headers=_Headers(answer.headers), stream=answer, extensions=extensions)
