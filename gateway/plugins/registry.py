@@ -99,7 +99,13 @@ class Registry(Mapping[str, type[Plugin]]):
             return plugin.Config.model_validate(dict(config))
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
-            raise ConfigProblems([_plain(plugin.Config, problem) for problem in problems]) from error
+            places = [problem["loc"] for problem in problems]
+            raise ConfigProblems([
+                _plain(plugin.Config, problem)
+                for problem in problems
+                # A list whose only entry is wrong is "too short" for pydantic; people need to hear of the entry alone.
+                if problem["type"] != "too_short" or not any(_inside(place, problem["loc"]) for place in places)
+            ]) from error
 
     def schema(self, name: str) -> dict[str, Any]:
         """JSON Schema of what `validate` accepts."""
@@ -185,6 +191,10 @@ def _module_of(file: Path) -> ModuleType:
 
 def _path(cls: type[Plugin]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _plain(config: type[PluginConfig], problem: Any) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The batcher against a real Valkey: exact across workers, one call per turn, quick to give up and quick to come back."""
+"""The batcher against a real Valkey: exact across workers, one call per turn, quick to give up and to come back."""
 
 from __future__ import annotations
 
