@@ -229,8 +229,8 @@ class RecentChanges:
         self._floor: Moment | None = None  # answers from before this moment never count
 
     def add(self, changes: Changes, now_s: float) -> None:
-        changed: bytes | int
-        for changed in (*changes.digests, *changes.consumers):
+        names: list[bytes | int] = [*changes.digests, *changes.consumers]
+        for changed in names:
             self._moments[changed] = changes.moment, now_s
             self._moments.move_to_end(changed)
         if changes.everything or len(self._moments) > MAX_CHANGES:
