@@ -33,36 +33,33 @@ class ClientGone(OSError):
 
 
 class Cycle:
-    __slots__ = (
-        "_callbacks", "_chunks", "_connection", "_delivered", "_ended", "_expect", "_fields", "_framed", "_head_only",
-        "_keep", "_length", "_modern", "_received", "_sent", "_status", "_waiter", "bodiless", "gone", "held",
-        "started", "task",
-    )  # fmt: skip
+    """State begins as class attributes: most requests never touch most of it, and creating one stays cheap."""
+
+    # the request's body
+    held = 0  # bytes received and not yet taken
+    _delivered = False  # its end, to the application
+    _waiter: asyncio.Future[None] | None = None
+    # the answer
+    started = False  # bytes of it are out
+    _status = 0
+    _fields: bytes | None = None  # status line and the application's own fields
+    _length: int | None = None  # its content-length
+    _framed = False  # in chunks
+    _sent = 0
+    _ended = False
+    # the client
+    gone = False
+    _callbacks: tuple[Callable[[], None], ...] = ()
+    task: asyncio.Task[None] | None = None
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
         self._modern = head.version == "1.1"
         self._keep = head.keep_alive
         self._head_only = self.bodiless = head.method == "HEAD"
-        # the request's body
         self._expect = head.expect
         self._received = head.length == 0
-        self._delivered = False
         self._chunks: list[bytes] = []
-        self.held = 0  # bytes in _chunks
-        self._waiter: asyncio.Future[None] | None = None
-        # the answer
-        self._status = 0
-        self._fields: bytes | None = None  # status line and the application's own fields
-        self._length: int | None = None  # its content-length
-        self._framed = False  # in chunks
-        self._sent = 0
-        self.started = False  # bytes of it are out
-        self._ended = False
-        # the client
-        self.gone = False
-        self._callbacks: list[Callable[[], None]] = []
-        self.task: asyncio.Task[None] | None = None
 
     async def run(self, application: Application, scope: Scope) -> None:
         try:
@@ -95,7 +92,7 @@ class Cycle:
             return
         self.gone = True
         self._wake()
-        callbacks, self._callbacks = self._callbacks, []
+        callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             try:
                 callback()
@@ -113,12 +110,12 @@ class Cycle:
         if self.gone:
             callback()
         elif not self._ended:
-            self._callbacks.append(callback)
+            self._callbacks += (callback,)
 
     def abort(self) -> None:
         """`scope["extensions"]["hydragate.abort"]`: the answer cannot be completed, and the client must see that."""
         if not self._ended:
-            self._callbacks.clear()
+            self._callbacks = ()
             self._connection.abort()
 
     async def receive(self) -> Message:
@@ -238,6 +235,6 @@ class Cycle:
 
     def _end(self) -> None:
         self._ended = True
-        self._callbacks.clear()
+        self._callbacks = ()
         self._wake()
         self._connection.answered(self._keep)

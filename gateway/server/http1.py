@@ -18,6 +18,7 @@ import struct
 from math import inf
 from typing import TYPE_CHECKING, cast
 
+from gateway.proxy.errors import NotReady
 from gateway.server.bodies import Chunked, Sized
 from gateway.server.cycle import Cycle
 from gateway.server.head import Head, HeadReader
@@ -134,6 +135,8 @@ class Connection(asyncio.Protocol):
         if request.websocket and request.length == 0 and listener.upgrade is not None:
             if listener.ssl_context is not None:
                 raise UpgradeRefused
+            if listener.draining:
+                raise NotReady("This worker is ending. Connect again.")
             return listener.upgrade(self, request, rest)
         if request.length and 0 < listener.limits.max_body_bytes < request.length:
             raise BodyTooLarge("The request body is larger than this gateway accepts.")

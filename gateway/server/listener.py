@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from typing import Any
 
 from gateway.proxy.errors import GatewayError
 from gateway.server.cycle import Application, Cycle
@@ -56,10 +57,15 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self._sweep()
         for sock in sockets:
-            create = self.loop.create_server
-            if sock.family == socket.AF_UNIX:
-                create = self.loop.create_unix_server  # type: ignore[assignment]
-            server = await create(lambda: Connection(self), sock=sock, ssl=self.ssl_context, backlog=_BACKLOG)
+            create: Any = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
+            handshake_s = self.limits.head_timeout_s if self.ssl_context else None
+            server = await create(
+                lambda: Connection(self),
+                sock=sock,
+                ssl=self.ssl_context,
+                ssl_handshake_timeout=handshake_s,
+                backlog=_BACKLOG,
+            )
             self._servers.append(server)
 
     def refused(self, error: GatewayError, client: Address | None) -> None:

@@ -21,7 +21,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 if os.environ.get("GATEWAY_UVLOOP", "on") != "off":
@@ -45,7 +45,7 @@ from gateway.server.listener import Listener, OnRefused
 logger = logging.getLogger("gateway.server")
 
 reactor: Any = twisted_reactor  # a module that is an object: nothing can be typed by it
-Hook = Callable[[], Awaitable[None]]
+Hook = Callable[[], Coroutine[Any, Any, None]]
 
 GOING_AWAY = 1001
 
@@ -119,17 +119,30 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
 
     async def _live(self) -> None:
         try:
-            if self._on_start is not None:
-                await self._on_start()
-            await self.listener.start(self.sockets)
-            await self._drain_wanted.wait()
-            await self._drain()
+            if await self._started():
+                await self.listener.start(self.sockets)
+                await self._drain_wanted.wait()
+                await self._drain()
             if self._on_stop is not None:
                 await self._on_stop()
         except BaseException as error:  # carried to `run`, which is not a coroutine
             self._failure = error
         finally:
             reactor.stop()
+
+    async def _started(self) -> bool:
+        """False if it was told to end meanwhile: a start may wait for a database for long."""
+        if self._on_start is None:
+            return True
+        starting, ending = asyncio.ensure_future(self._on_start()), asyncio.ensure_future(self._drain_wanted.wait())
+        await asyncio.wait([starting, ending], return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if starting.done():
+            starting.result()
+            return True
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
 
     async def _drain(self) -> None:
         if self._on_drain is not None:
@@ -212,7 +225,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
         protocol.transport.abortConnection()
 
     async def _websockets_closed(self) -> None:
-        tasks = [task for details in self.connections.values() if (task := details.get("application_instance"))]
+        tasks = self._websocket_tasks()
         for protocol in list(self.connections):
             if protocol.state == WebSocketProtocol.STATE_OPEN:
                 protocol.sendCloseFrame(code=GOING_AWAY)
@@ -220,7 +233,11 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
             await asyncio.wait(tasks)
 
     def kill_all_applications(self) -> Any:
-        tasks = [task for details in self.connections.values() if (task := details.get("application_instance"))]
+        """As daphne's, which fails on a connection whose application has ended."""
+        tasks = self._websocket_tasks()
         for task in tasks:
             task.cancel()
-        return defer.Deferred.fromFuture(asyncio.gather(*tasks, return_exceptions=True))
+        return defer.Deferred.fromFuture(asyncio.gather(*tasks, return_exceptions=True)) if tasks else None
+
+    def _websocket_tasks(self) -> list[asyncio.Task[None]]:
+        return [task for details in self.connections.values() if (task := details.get("application_instance"))]

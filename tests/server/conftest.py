@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-BOTH_LOOPS = {"test_http1.py", "test_strictness.py", "test_pressure.py"}
+BOTH_LOOPS = {"test_http1.py", "test_strictness.py", "test_pressure.py", "test_tls.py"}
 
 
 def pytest_asyncio_loop_factories(

@@ -194,7 +194,8 @@ async def test_a_body_the_application_does_not_take_is_not_the_clients_delay() -
         client = await server.connect()
         uploading = asyncio.create_task(client.send(POST + b"Content-Length: 9000000\r\n\r\n" + bytes(9_000_000)))
         await until(lambda: any(cycle.held > 65536 for cycle in server.listener.requests))
-        await asyncio.sleep(0.3)  # longer than the deadline that must not strike
+        strikes_s = server.listener.loop.time() + 0.3  # the deadline that must not strike is long over by then
+        await until(lambda: server.listener.loop.time() > strikes_s)
         go.set()
         assert (await client.answer()).status == 200
         await uploading

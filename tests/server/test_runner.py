@@ -10,7 +10,9 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ TEXT, BINARY, CLOSE = 1, 2, 8
 @dataclass
 class Worker:
     process: asyncio.subprocess.Process
-    address: tuple[str, int]
+    address: Any
     clients: list[Client] = field(default_factory=list)
 
     async def line(self) -> str:
@@ -37,7 +39,10 @@ class Worker:
             return (await self.process.stdout.readline()).decode().strip()
 
     async def connect(self) -> Client:
-        self.clients.append(Client(*await asyncio.open_connection(*self.address)))
+        if isinstance(self.address, str):
+            self.clients.append(Client(*await asyncio.open_unix_connection(self.address)))
+        else:
+            self.clients.append(Client(*await asyncio.open_connection(*self.address)))
         return self.clients[-1]
 
     def signal(self, number: int) -> None:
@@ -48,18 +53,16 @@ class Worker:
             return await self.process.wait()
 
 
-@pytest.fixture(params=["on", "off"], ids=["uvloop", "asyncio"])
-async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
-    drain_timeout_s = request.node.callspec.params.get("drain_timeout_s", 10)
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+@asynccontextmanager
+async def started(uvloop: str, drain_timeout_s: float, sock: socket.socket | None = None) -> AsyncIterator[Worker]:
+    with sock or socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.server.worker", str(sock.fileno()), str(drain_timeout_s)),
-            pass_fds=[sock.fileno()],
+            *(sys.executable, "-m", "tests.server.worker", str(listening.fileno()), str(drain_timeout_s)),
+            pass_fds=[listening.fileno()],
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "GATEWAY_UVLOOP": request.param},
+            env={**os.environ, "GATEWAY_UVLOOP": uvloop},
         )
-        address = sock.getsockname()
-    running = Worker(process, address)
+        running = Worker(process, listening.getsockname())
     try:
         assert await running.line() == "start"
         yield running
@@ -69,6 +72,12 @@ async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@pytest.fixture(params=["on", "off"], ids=["uvloop", "asyncio"])
+async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
+    async with started(request.param, request.node.callspec.params.get("drain_timeout_s", 10)) as running:
+        yield running
 
 
 def frame(opcode: int, payload: bytes = b"") -> bytes:
@@ -171,3 +180,23 @@ async def test_a_drain_ends_by_its_limit_or_a_second_signal(worker: Worker, drai
     assert [await worker.line(), await worker.line()] == ["stop", "end 0 0"]
     assert await worker.ended() == 0
     assert await stuck.rest() == b""
+
+
+async def test_a_start_that_hangs_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEVER_STARTS", "1")
+    async with started("on", 10) as hanging:
+        hanging.signal(signal.SIGTERM)
+        assert [await hanging.line(), await hanging.line()] == ["stop", "end 0 0"]
+        assert await hanging.ended() == 0
+
+
+@pytest.mark.parametrize("uvloop", ["on", "off"])
+async def test_a_websocket_on_a_unix_socket(uvloop: str, tmp_path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    sock.listen()
+    async with started(uvloop, 10, sock) as running:
+        client, seen = await open_websocket(running)
+        assert seen["client"] is None
+        await client.send(frame(TEXT, b"a"))
+        assert await read_frame(client) == (TEXT, b"a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 from typing import Any
@@ -56,6 +57,8 @@ def loop_name() -> bytes:
 
 async def on_start() -> None:
     say("start")
+    if os.environ.get("NEVER_STARTS"):
+        await asyncio.Event().wait()
 
 
 async def on_stop() -> None:
