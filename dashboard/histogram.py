@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from math import ceil, log
 
 RATIO = 1.09
-FLOOR_MS = 0.05  # bin 0 is everything up to this
+FLOOR_MS = 0.05  # bin 0 is everything below
 LAST = 250  # above 31 hours
 
 _LOG_RATIO = log(RATIO)
 
 
 def bin_of(value_ms: float) -> int:
-    if value_ms <= FLOOR_MS:
+    if value_ms < FLOOR_MS:
         return 0
     return min(LAST, 1 + int(log(value_ms / FLOOR_MS) / _LOG_RATIO))
 

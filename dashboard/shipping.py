@@ -118,7 +118,9 @@ def _copy(lines: bytes) -> None:
     if not lines:
         return
     columns = COLUMNS[: lines.count(b"\t", 0, lines.index(b"\n")) + 1]  # an older version wrote fewer
-    with connection.cursor() as cursor, cursor.copy(f"COPY usage_row ({', '.join(columns)}) FROM STDIN") as copy:
+    statement = f"COPY usage_row ({', '.join(columns)}) FROM STDIN"
+    # Django translates errors of `execute` only.
+    with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(lines)
 
 
