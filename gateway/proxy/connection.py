@@ -82,7 +82,8 @@ class Connection(asyncio.Protocol):
                 self._due("first_byte", self.first_byte_s)
                 await answer.wait()
         except BaseException:
-            self.close()
+            if self.answer is answer:  # else it is closed, or serves another request already
+                self.close()
             raise
         if answer.error is not None:
             raise answer.error

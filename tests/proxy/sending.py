@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import httpx
 
@@ -80,8 +80,11 @@ async def read(response: httpx.Response) -> bytes:
         await response.aclose()
 
 
-async def fetch(transport: TargetTransport, sent: httpx.Request | None = None) -> tuple[int, bytes]:
+async def fetch(
+    transport: TargetTransport, sent: httpx.Request | None = None, *, on_head: Callable[[], object] = lambda: None
+) -> tuple[int, bytes]:
     response = await transport.handle_async_request(sent or request())
+    on_head()
     return response.status_code, await read(response)
 
 

@@ -18,7 +18,6 @@ from gateway.proxy.transport import NO_BODY, Transports, transport_key
 from tests.proxy.sending import Body, counters, fetch, post, read, request, specs, transport_to
 from tests.upstream import OK, Wire, answering, once, serving, until
 
-
 #: Both loops: they differ in when they write, and in how they report resets.
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
@@ -134,10 +133,12 @@ async def test_an_answer_to_head_has_no_body(answer: bytes, kept: bool) -> None:
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_a_body_may_end_with_the_connection(version: bytes) -> None:
     body = b"x" * 300_000
-    async with serving(once(b"HTTP/%b 200 OK\r\n\r\n%b" % (version, body))) as upstream:
-        async with transport_to(upstream) as transport:
-            assert await fetch(transport) == (200, body)
-            assert counters(transport) == (0, 0, 0, 0)
+    async with (
+        serving(once(b"HTTP/%b 200 OK\r\n\r\n%b" % (version, body))) as upstream,
+        transport_to(upstream) as transport,
+    ):
+        assert await fetch(transport) == (200, body)
+        assert counters(transport) == (0, 0, 0, 0)
 
 
 async def test_a_small_answer_is_whole_when_its_head_is_there() -> None:
@@ -359,7 +360,7 @@ async def test_an_unread_answer_is_not_taken_from_the_upstream() -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for upstream.test and 127.0.0.1; key and certificate in one directory."""
     folder = tmp_path_factory.mktemp("tls")
     names = "subjectAltName=DNS:upstream.test,IP:127.0.0.1"
@@ -368,7 +369,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
          "-subj", "/CN=upstream.test", "-addext", names, "-keyout", folder / "key", "-out", folder / "crt"],
         check=True, capture_output=True,
     )  # fmt: skip
-    yield folder
+    return folder
 
 
 @pytest.fixture
@@ -384,21 +385,25 @@ def tls(authority: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLCon
 
 @pytest.mark.parametrize("changes", [{}, {"tls_server_name": "upstream.test"}, {"tls_verify": False}])
 async def test_tls(tls: ssl.SSLContext, changes: dict[str, object]) -> None:
-    async with serving(answering(OK), tls=tls) as upstream:
-        async with transport_to(upstream, protocol="https", **changes) as transport:
-            for _ in range(3):
-                assert await fetch(transport) == (200, b"ok")
-            assert await fetch(transport, post(b"", method="PUT")) == (200, b"ok")
-            assert upstream.connections == 1
+    async with (
+        serving(answering(OK), tls=tls) as upstream,
+        transport_to(upstream, protocol="https", **changes) as transport,
+    ):
+        for _ in range(3):
+            assert await fetch(transport) == (200, b"ok")
+        assert await fetch(transport, post(b"", method="PUT")) == (200, b"ok")
+        assert upstream.connections == 1
 
 
 async def test_tls_name_that_does_not_match_is_no_connection(tls: ssl.SSLContext) -> None:
-    async with serving(answering(OK), tls=tls) as upstream:
-        async with transport_to(upstream, protocol="https", tls_server_name="other.test") as transport:
-            with pytest.raises(ConnectFailed) as caught:
-                await fetch(transport)
-            assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
-            assert counters(transport) == (0, 0, 0, 0)
+    async with (
+        serving(answering(OK), tls=tls) as upstream,
+        transport_to(upstream, protocol="https", tls_server_name="other.test") as transport,
+    ):
+        with pytest.raises(ConnectFailed) as caught:
+            await fetch(transport)
+        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        assert counters(transport) == (0, 0, 0, 0)
 
 
 async def test_unknown_authority_is_refused_unless_verification_is_off(authority: Path) -> None:
