@@ -49,7 +49,7 @@ class LimitConfig(PluginConfig):
     limit: int = Field(ge=1, le=MAX_LIMIT)
     """Requests per window."""
     window: Window = Field(ge=1, le=MAX_WINDOW_S)
-    """Length of the window: seconds, or `90s`, `1m`, `2h`, `1d`."""
+    """Length of the window, 1 s to 31 days: seconds, or `90s`, `1m`, `2h`, `1d`."""
     algorithm: Algorithm = "sliding-window"
     """`sliding-window` never admits more than `limit` in any window; `fixed-window` starts on the clock; `token-bucket`
     allows a burst and then an even rate."""

@@ -100,12 +100,14 @@ class Registry(Mapping[str, type[Plugin]]):
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
             places = [problem["loc"] for problem in problems]
-            raise ConfigProblems([
-                _plain(plugin.Config, problem)
-                for problem in problems
-                # A list whose only entry is wrong is "too short" for pydantic; people need to hear of the entry alone.
-                if problem["type"] != "too_short" or not any(_inside(place, problem["loc"]) for place in places)
-            ]) from error
+            raise ConfigProblems(
+                [
+                    _plain(plugin.Config, problem)
+                    for problem in problems
+                    # A list whose only entry is wrong is "too short" too for pydantic; people need the entry alone.
+                    if problem["type"] != "too_short" or not any(_inside(place, problem["loc"]) for place in places)
+                ]
+            ) from error
 
     def schema(self, name: str) -> dict[str, Any]:
         """JSON Schema of what `validate` accepts."""

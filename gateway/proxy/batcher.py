@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.limits import Limit, LimitState, LocalCounters
+
+logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("limits.lua").read_bytes()
 SCRIPT_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
@@ -73,7 +77,8 @@ class Batcher:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-        self._degrade(RedisUnavailable())
+        self._fail(self._drained())
+        self._degrade()
         await self._connection.disconnect(nowait=True)
 
     def check(self, limits: Unit) -> Awaitable[list[LimitState]]:
@@ -83,10 +88,11 @@ class Batcher:
     def command(self, *args: Argument) -> Awaitable[Any]:
         """One command (`"SETEX", key, 60, value`); replies are bytes, integers, lists or None.
 
-        Nobody has to await it. Raises RedisUnavailable, also for an error reply; those leave the others of the batch
-        alone.
+        Nobody has to await it. Raises RedisUnavailable, also for an error reply, which leaves the others of the batch
+        alone; and redis.DataError at once for an argument of another type.
         """
-        return self._queued(_Command(args, asyncio.get_running_loop().create_future()))
+        packed = self._connection.pack_command(*args)
+        return self._queued(_Command(packed, asyncio.get_running_loop().create_future()))
 
     def check_local(self, limits: Unit) -> list[LimitState]:
         return self._local.check(limits, int(self._clock() * 1000))
@@ -115,12 +121,14 @@ class Batcher:
         checks = [call for call in calls if isinstance(call, _Check)]
         commands = [call for call in calls if isinstance(call, _Command)]
         try:
-            states, replies = await self._round_trip([check.limits for check in checks], [c.args for c in commands])
+            states, replies = await self._round_trip([check.limits for check in checks], [c.packed for c in commands])
         except RedisUnavailable as error:
-            self._degrade(error, calls)
+            self._degrade()
+            logger.warning("Redis is away, policies go by their on_error: %r", error.__cause__)
+            self._fail([*calls, *self._drained()])
             return
         except asyncio.CancelledError:
-            self._degrade(RedisUnavailable(), calls)
+            self._fail(calls)
             raise
         for check, answer in zip(checks, states, strict=True):
             _settle(check.waiter, answer)
@@ -128,27 +136,35 @@ class Batcher:
             _settle(command.waiter, reply)
 
     async def _probe(self) -> None:
+        """A real check, for a server may answer PING and still take no writes."""
         try:
             await self._round_trip([_PROBE], [])
         except RedisUnavailable:
             return
         self.degraded_since = None
+        logger.info("Redis answers")
 
-    def _degrade(self, error: RedisUnavailable, calls: Sequence[_Check | _Command] = ()) -> None:
+    def _degrade(self) -> None:
         if self.degraded_since is None:
             self.degraded_since = self._clock()
-        for call in (*calls, *self._queue):
-            _settle(call.waiter, error)
+
+    def _drained(self) -> list[_Check | _Command]:
+        calls = list(self._queue)
         self._queue.clear()
+        return calls
+
+    def _fail(self, calls: Sequence[_Check | _Command]) -> None:
+        for call in calls:
+            _settle(call.waiter, RedisUnavailable())
 
     async def _round_trip(
-        self, units: Sequence[Unit], commands: Sequence[tuple[Argument, ...]]
+        self, units: Sequence[Unit], commands: Sequence[list[bytes]]
     ) -> tuple[list[list[LimitState]], list[Any]]:
         """Raises RedisUnavailable; the connection is then closed, for a late reply would answer the wrong call."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._exchange(units, commands)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever went wrong, those who wait must not wait for ever
             await self._connection.disconnect(nowait=True)
             raise RedisUnavailable from error
         except asyncio.CancelledError:
@@ -156,24 +172,22 @@ class Batcher:
             raise
 
     async def _exchange(
-        self, units: Sequence[Unit], commands: Sequence[tuple[Argument, ...]]
+        self, units: Sequence[Unit], commands: Sequence[list[bytes]]
     ) -> tuple[list[list[LimitState]], list[Any]]:
         connection, arguments = self._connection, script_arguments(units)
         if not connection.is_connected:
             await connection.connect()  # type: ignore[no-untyped-call]
-        calls = [("EVALSHA", SCRIPT_SHA, *arguments), *commands] if units else commands
-        await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
-        replies = [await self._reply() for _ in calls]
-        if not units:
-            return [], replies
-        numbers, *others = replies
+        script = connection.pack_command("EVALSHA", SCRIPT_SHA, *arguments) if units else []
+        await connection.send_packed_command([*script, *chain.from_iterable(commands)], check_health=False)
+        numbers = await self._reply() if units else []
+        replies = [await self._reply() for _ in commands]
         if isinstance(numbers, NoScriptError):  # a restart or SCRIPT FLUSH: nothing ran, so nothing is counted twice
             packed = connection.pack_command("EVAL", SCRIPT, *arguments)
             await connection.send_packed_command(packed, check_health=False)
             numbers = await self._reply()
         if isinstance(numbers, ResponseError):  # read-only replica, out of memory, still loading
             raise numbers
-        return states_of(units, numbers), others
+        return states_of(units, numbers), replies
 
     async def _reply(self) -> Any:
         """An error reply is a value here: the replies after it belong to other calls."""
@@ -191,15 +205,15 @@ class _Check:
 
 
 class _Command:
-    __slots__ = ("args", "waiter")
+    __slots__ = ("packed", "waiter")
 
-    def __init__(self, args: tuple[Argument, ...], waiter: asyncio.Future[Any]) -> None:
-        self.args, self.waiter = args, waiter
+    def __init__(self, packed: list[bytes], waiter: asyncio.Future[Any]) -> None:
+        self.packed, self.waiter = packed, waiter
 
 
 def script_arguments(units: Sequence[Unit], now_ms: int = 0) -> list[Argument]:
     """What follows the script's name in EVALSHA; `limits.lua` says what is what. 0: the time of Redis."""
-    keys = [key for unit in units for key, _ in unit]
+    keys = [key.encode(errors="surrogatepass") for unit in units for key, _ in unit]
     specs = [_spec(limit) for unit in units for _, limit in unit]
     return [len(keys), *keys, now_ms, ",".join([str(len(unit)) for unit in units]), *specs]
 
@@ -225,14 +239,14 @@ def _spec(limit: Limit) -> str:
 def _settle(waiter: asyncio.Future[Any], result: Any) -> None:
     if waiter.done():  # its request was cancelled
         return
+    if isinstance(result, ResponseError):
+        cause, result = result, RedisUnavailable()
+        result.__cause__ = cause
     if isinstance(result, RedisUnavailable):
         waiter.set_exception(result)
-    elif isinstance(result, RedisError):
-        waiter.set_exception(RedisUnavailable(headers=()))
+        waiter.exception()  # marks it as seen: nobody has to await a command
     else:
         waiter.set_result(result)
-        return
-    waiter.exception()  # marks it as seen: nobody has to await a command
 
 
 def _connection(url: str) -> AbstractConnection:

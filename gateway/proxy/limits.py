@@ -149,7 +149,7 @@ def _ceil(dividend: int, divisor: int) -> int:
 class LocalCounters:
     """The states of one worker, in memory. Bounded: the key that was used longest ago is forgotten first."""
 
-    def __init__(self, max_keys: int = 50_000) -> None:
+    def __init__(self, max_keys: int = 10_000) -> None:
         self._states: OrderedDict[str, State] = OrderedDict()
         self._max_keys = max_keys
 

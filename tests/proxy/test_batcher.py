@@ -145,6 +145,18 @@ async def test_an_error_reply_fails_its_own_command_only(batcher: Batcher, key: 
     assert batcher.available
 
 
+async def test_a_command_that_cannot_be_sent_is_its_callers_mistake_alone(batcher: Batcher, key: str) -> None:
+    good = batcher.command("PING")
+    with pytest.raises(redis.asyncio.DataError):
+        batcher.command("SET", key, None)  # type: ignore[arg-type]
+    assert await good == b"PONG"
+
+
+async def test_a_key_of_any_text_is_counted(batcher: Batcher, key: str) -> None:
+    unit = [(f"{key}:\udcff\x00é", Limit("fixed-window", 5, 3600.0))]
+    assert [(await batcher.check(unit))[0].remaining for _ in range(2)] == [4, 3]
+
+
 async def test_a_cancelled_waiter_does_not_break_its_batch(batcher: Batcher, key: str) -> None:
     unit = [(key, Limit("fixed-window", 10, 3600.0))]
     checks = [asyncio.ensure_future(batcher.check(unit)) for _ in range(3)]
