@@ -17,7 +17,7 @@ run: $(VENV)/installed-run  ## install what is needed and start everything (PORT
 	@exec $(PY) manage.py up --with-parent
 
 test: venv  ## the whole test suite, on servers of its own (or DATABASE_URL, REDIS_URL)
-	$(PY) -m pytest
+	$(PY) -m pytest $(ARGS)
 
 lint: venv  ## style and layers
 	$(PY) -m ruff check

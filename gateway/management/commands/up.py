@@ -131,14 +131,14 @@ class Machine:
         return (Program("demo upstream", command, self.node.child_environment(), (echo.fileno(),), tells_ready=True),)
 
     def _welcome(self, first_time: bool) -> None:
-        url, story, password = self.node.url, self.story, kept(self.here, "admin-password")
-        where = self.here.secrets / "admin-password"
-        login = f"user admin, password {password}" if first_time else "user admin"
+        url, story, path = self.node.url, self.story, self.here.secrets / "admin-password"
+        login = f"user admin, password {kept(self.here, path.name)} (kept in {path})"
+        later = f"user admin, password in {path}" if path.exists() else ""
         story.say()
         story.say(f"Ready in {time.monotonic() - self.began_s:.1f} s", "bold green")
         story.say()
         story.facts([
-            ("Admin", f"{url}/admin/", f"{login} (kept in {where})" if password else ""),
+            ("Admin", f"{url}/admin/", login if first_time else later),
             ("Health", f"{url}/health", ""),
             ("Metrics", f"{url}/metrics", ""),
         ])  # fmt: skip
