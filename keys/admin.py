@@ -30,7 +30,13 @@ from keys.models import ApiKey, Consumer
 
 STATE_COLOURS = {"live": "success", "expired": "warning", "revoked": "danger"}
 OVERLAPS = {0: "none: it ends now", 3600: "1 hour", 86_400: "1 day", 604_800: "1 week", 2_592_000: "30 days"}
-WORDS_AS_TEXT = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
+# The message is given anew because a form replaces the model's own with a bare "did not validate:".
+WORDS_AS_TEXT = {
+    ArrayField: {
+        "widget": UnfoldAdminTextInputWidget,
+        "error_messages": {"item_invalid": "Item %(nth)s: letters, digits and _ . : / * - only, at most 64 of them."},
+    }
+}
 
 
 class RotateForm(forms.Form):
@@ -184,9 +190,11 @@ class ApiKeyAdmin(SuperuserDeletes, ModelAdmin):
 
     # --- actions -----------------------------------------------------------------------------------------
 
-    @action(description="Rotate", icon="autorenew", permissions=["change", "add"])
+    @action(description="Rotate", icon="autorenew", permissions=["change"])
     def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
         key = self._key(request, object_id)
+        if not self.has_add_permission(request):
+            raise PermissionDenied
         form = RotateForm(request.POST or None)
         if not form.is_valid():
             text = "A new key takes over: same consumer, name, scopes and lifetime. The new secret is shown once."

@@ -62,8 +62,6 @@ def key_create(
 
 def key_issue(key: ApiKey, *, by: str, environment: str = "live") -> str:
     """Gives a key that is not saved yet its secret, saves it, and returns the secret."""
-    if key.expires_at is not None and key.expires_at <= timezone.now():
-        raise ValidationError({"expires_at": "This moment has passed."})
     secret = secrets.generate(environment)
     key.prefix, key.digest, key.created_by = secret.prefix, secret.digest, by
     key.full_clean()

@@ -19,6 +19,9 @@ from typing import Any
 from gateway.plugins.base import Refusal
 from gateway.proxy.exchange import Consumer, Credential
 
+#: Goes into the signing key: another shape of entry needs another number, then no version reads the other's.
+FORMAT = b"hydragate credential in redis, format 1"
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -71,7 +74,7 @@ class Seal:
     def __init__(self, secret: str, max_age_s: float) -> None:
         if not secret:
             raise ValueError("Credentials cannot be kept in Redis without a SECRET_KEY to sign them.")
-        self._key = hmac.digest(secret.encode(), b"hydragate credential in redis", "sha256")
+        self._key = hmac.digest(secret.encode(), FORMAT, "sha256")
         self._max_age_s = max_age_s
 
     def write(self, digest: bytes, found: Found, wall_s: float) -> bytes:

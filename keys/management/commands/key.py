@@ -54,7 +54,7 @@ class Command(BaseCommand):
         if groups and not (create_consumer and missing):
             raise CommandError("--groups is for a new consumer: use it with --create-consumer.")
         who = services.consumer_create(consumer, groups=groups or []) if create_consumer and missing else None
-        expires_at = timezone.now() + options["expires"] if options["expires"] else None
+        expires_at = None if options["expires"] is None else timezone.now() + options["expires"]
         key, secret = services.key_create(
             who or consumer_named(consumer),
             name=options["name"],
