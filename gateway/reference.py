@@ -21,7 +21,7 @@ def settings_page() -> str:
     return "\n".join([
         "# Settings",
         "",
-        "Environment variables, and nothing else. A value that cannot be used stops the start, with every problem named.",
+        "Environment variables, and nothing else. Values that cannot be used stop the start, all named at once.",
         f"{', '.join(f'`{name}`' for name in FROM_FILE)} may come from a file: `SECRET_KEY_FILE=/run/secrets/key`.",
         "",
         "| variable | type | default | what it does |",
@@ -73,8 +73,8 @@ def metrics_page() -> str:
     return "\n".join([
         "# Metrics",
         "",
-        "`/metrics` in Prometheus' text format, for all processes of a node: on the admin role, on the loopback status port of",
-        "a proxy node, on the one port of `up`. Labels come from configuration, never from a request.",
+        "`/metrics` in Prometheus' text format, for all processes of a node: on the admin role, on a proxy node's",
+        "loopback status port, on the one port of `up`. Labels come from configuration, never from a request.",
         "",
         "| metric | kind | labels | what it counts |",
         "|---|---|---|---|",

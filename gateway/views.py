@@ -48,7 +48,7 @@ def exchange_of(request: ASGIRequest) -> Exchange:
         headers=scope["headers"],
         scheme=scope["scheme"],
         peer_ip=client[0] if client else "",
-        port=(server[1] or 0) if server else 0,
+        port=int(server[1] or 0) if server else 0,
         started_s=perf_counter(),
         wall_s=time(),
     )
@@ -108,8 +108,10 @@ class ProxyResponse(HttpResponseBase):
         ]
         return [*pairs, *self.headers.items()]
 
+    streaming_content = cached_property(lambda self: self.chunks())  # middleware may wrap it
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self.chunks():
+        async for chunk in self.streaming_content:
             yield chunk
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import django
 import pytest
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
@@ -26,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if any(wanted.values()):
         config.stash[SERVERS] = servers = embedded.Servers(DATA_DIR, **wanted)
         servers.start()
+    django.setup()  # now that the settings can name the servers
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

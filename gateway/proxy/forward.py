@@ -150,7 +150,7 @@ def _request_headers(exchange: Exchange, upstream: UpstreamSpec) -> fields.Pairs
     pairs.append((b"x-forwarded-proto", exchange.scheme.encode()))
     pairs.append((b"x-forwarded-host", exchange.authority))
     pairs.append((b"x-forwarded-port", b"%d" % exchange.port))
-    pairs.append((b"x-real-ip", exchange.client_ip.encode()))
+    pairs.append((b"x-real-ip", exchange.client_ip.encode() or b"unknown"))
     if prefix := _stripped_prefix(exchange):
         pairs.append((b"x-forwarded-prefix", prefix))
     fields.append_token(pairs, b"via", VIA)

@@ -51,7 +51,9 @@ def client(gateway: Gateway, httpbin_port: int) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_anything_arrives_as_it_was_sent(client: httpx.Client, method: str) -> None:
-    answer = client.request(method, "/anything/a%20b?x=1&x=2&show_env=1", content=b"caf\xc3\xa9", headers={"X-Two": "a, b"})
+    answer = client.request(
+        method, "/anything/a%20b?x=1&x=2&show_env=1", content=b"caf\xc3\xa9", headers={"X-Two": "a, b"}
+    )
     seen = answer.json()
     assert answer.status_code == 200
     assert seen["method"] == method

@@ -24,9 +24,12 @@ def route(id_: int = 3, name: str = "orders") -> RouteSpec:
     )
 
 
+ORDERS_ROUTE = route()
+
+
 def finished(
     *, duration_ms: float = 12.0, upstream_ms: float | None = 10.0, at_s: float | None = None, key_id: int | None = 11,
-    route: RouteSpec | None = route(), **attributes: Any,
+    route: RouteSpec | None = ORDERS_ROUTE, **attributes: Any,
 ) -> Exchange:  # fmt: skip
     """One that took `duration_ms`; its upstream was asked half a millisecond after the start and took `upstream_ms`."""
     exchange = Exchange(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -297,6 +299,34 @@ async def test_an_early_answer_survives_the_reset_that_follows_it() -> None:
         for _ in range(50):
             assert await fetch(transport, post(*[b"x" * 65536] * 300)) == (413, b"large")
         await until(lambda: counters(transport) == (0, 0, 0, 0))
+
+
+async def test_an_answer_unread_when_writing_fails_is_still_delivered() -> None:
+    """Answer and reset arrive between two writes, unseen by the loop: the next write fails first."""
+    closed = threading.Event()
+
+    def refuse(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        client.recv(1)
+        client.sendall(b"HTTP/1.1 413 No\r\ncontent-length: 5\r\n\r\nlarge")
+        client.close()  # with bytes unread: RST
+        closed.set()
+
+    class Blocking(httpx.AsyncByteStream):
+        async def __aiter__(self):  # type: ignore[no-untyped-def]
+            yield b"x" * 1000
+            await asyncio.sleep(0)  # lets uvloop write
+            closed.wait(5)
+            for _ in range(99):
+                yield b"x" * 1000
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        async with transport_to(port=listener.getsockname()[1]) as transport:
+            sent = request("POST", headers=[(b"content-length", b"100000")], body=Blocking())
+            assert await fetch(transport, sent) == (413, b"large")
+        thread.join()
 
 
 # --- memory

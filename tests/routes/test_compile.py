@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from gateway.proxy.snapshot import FieldCondition, TargetSpec, WeightedUpstream
-from routes.compile import CompileError, compile
+from routes.compile import CompileError
+from routes.compile import compile as compile_document
 
 
 def upstream(name: str = "users", **more: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def document(routes: list[Any] = (), plugins: list[Any] = (), upstreams: list[An
 
 def problems(wanted: object, registry: Any) -> list[str]:
     with pytest.raises(CompileError) as caught:
-        compile(wanted, registry)
+        compile_document(wanted, registry)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -47,7 +48,7 @@ def test_every_field_reaches_the_snapshot(registry):
         [{"name": "quota", "route": "users", "config": {"windows": [{"seconds": 1, "limit": 2}]}, "id": 9}],
         [upstream(id=3, connect_timeout_ms=1500, targets=[{"id": 4, "host": "::1", "port": 80, "weight": 0}])],
     )
-    snapshot = compile(wanted, registry, version=12)
+    snapshot = compile_document(wanted, registry, version=12)
     assert snapshot.version == 12
     assert len(snapshot.digest) == 64
     assert snapshot.upstreams["users"].connect_timeout_s == 1.5
@@ -64,7 +65,7 @@ def test_every_field_reaches_the_snapshot(registry):
 
 
 def test_an_empty_document_is_an_empty_snapshot(registry):
-    assert compile({"format": 1}, registry).routes == ()
+    assert compile_document({"format": 1}, registry).routes == ()
 
 
 def test_every_problem_is_named_at_once(registry):
@@ -107,7 +108,7 @@ def test_every_problem_is_named_at_once(registry):
 def test_a_pointer_leads_to_the_very_value(registry):
     wanted = document([route(paths=["/fine", "bad"])], upstreams=[upstream(targets=[{"host": "a", "port": 0}])])
     with pytest.raises(CompileError) as caught:
-        compile(wanted, registry)
+        compile_document(wanted, registry)
     assert [problem.pointer for problem in caught.value.problems] == [
         "/upstreams/0/targets/0/port",
         "/routes/0/paths/1",
@@ -140,7 +141,7 @@ def test_bad_route_hosts(host, registry):
     ],
 )
 def test_targets_in_normal_form(target, address, registry):
-    snapshot = compile(document(upstreams=[upstream(targets=[target])]), registry)
+    snapshot = compile_document(document(upstreams=[upstream(targets=[target])]), registry)
     assert snapshot.upstreams["users"].targets[0].address == address
 
 
@@ -204,7 +205,7 @@ def test_two_routes_with_the_same_match_are_refused(one, other, registry):
 )
 def test_routes_that_differ_in_any_condition_live_together(difference, registry):
     wanted = document([route("one"), route("other", **difference)])
-    assert len(compile(wanted, registry).routes) == (1 if "enabled" in difference else 2)
+    assert len(compile_document(wanted, registry).routes) == (1 if "enabled" in difference else 2)
 
 
 def test_disabled_things_are_left_out_and_checked_less(registry):
@@ -217,7 +218,7 @@ def test_disabled_things_are_left_out_and_checked_less(registry):
         ],
         [upstream(targets=[{"host": "a", "port": 1, "enabled": False}])],
     )
-    snapshot = compile(wanted, registry)
+    snapshot = compile_document(wanted, registry)
     assert snapshot.routes == ()
     assert [setting.scope for setting in snapshot.plugins] == ["upstream"]
     assert snapshot.upstreams["users"].targets == ()
@@ -236,25 +237,23 @@ def test_disabled_things_are_left_out_and_checked_less(registry):
 )
 def test_scopes(scope, name, registry):
     setting = {"name": "quota", "config": {"windows": [{"seconds": 1, "limit": 1}]}, **scope}
-    (spec,) = compile(document([route()], [setting]), registry).plugins
+    (spec,) = compile_document(document([route()], [setting]), registry).plugins
     assert (spec.scope, spec.consumer_id) == (name, scope.get("consumer_id", 0))
+
+
+KEY = "stamp route=users upstream=users"
 
 
 def test_a_setting_is_not_for_a_route_and_an_upstream(registry):
     found = problems(document([route()], [{"name": "stamp", "route": "users", "upstream": "users"}]), registry)
-    assert found == [
-        'plugins["stamp route=users upstream=users"].upstream: '
-        "A setting is for a route or for an upstream, not for both."
-    ]
+    assert found == [f'plugins["{KEY}"].upstream: A setting is for a route or for an upstream, not for both.']
 
 
 @pytest.mark.parametrize("name", ["stamp", "badge"])
 def test_plugins_that_run_before_the_consumer_is_known_cannot_differ_by_consumer(name, registry):
     found = problems(document(plugins=[{"name": name, "consumer": "alice", "consumer_id": 5}]), registry)
-    assert found == [
-        f'plugins["{name} consumer=alice"].consumer: '
-        f"{name} runs before the consumer is known, so it cannot differ by consumer."
-    ]
+    message = f"{name} runs before the consumer is known, so it cannot differ by consumer."
+    assert found == [f'plugins["{name} consumer=alice"].consumer: {message}']
 
 
 def test_one_setting_for_each_scope(registry):

@@ -486,6 +486,33 @@ async def test_draining_ends_idle_connections_and_answers_what_is_under_way() ->
             await drained
 
 
+async def test_draining_ends_a_connection_whose_answer_came_before_its_body() -> None:
+    async with front(hello) as server:
+        client = await server.connect()
+        await client.ask(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5000\r\n\r\n")
+        server.listener.begin_drain()
+        await client.send(b"x" * 5000)
+        assert await client.rest() == b""
+
+
+async def test_an_answer_begun_before_draining_is_finished_and_then_closed() -> None:
+    go = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"a", True))
+        await go.wait()
+        await send(body(b"b"))
+
+    async with front(app) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await client.reader.readuntil(b"a\r\n")
+        server.listener.begin_drain()
+        go.set()
+        assert await client.rest() == b"1\r\nb\r\n0\r\n\r\n"
+
+
 async def test_a_hard_close_cancels_applications() -> None:
     ended = asyncio.Event()
 
