@@ -13,8 +13,6 @@ Requests of one connection are served one after another. Nothing here knows Djan
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -31,26 +29,23 @@ from gateway.server.refusals import (
     closing_answer,
 )
 from gateway.server.scope import address, http_scope
+from gateway.server.wire import Wire
 
 if TYPE_CHECKING:
     from gateway.server.listener import Listener
 
 READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 
-_RESET = struct.pack("ii", 1, 0)
-_JOIN_BELOW_BYTES = 16 * 1024
 
-
-class Connection(asyncio.Protocol):
+class Connection(Wire):
     __slots__ = (
-        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_lingered", "_read_paused",
-        "_state", "_transport", "_unsent", "_writable", "_write_deadline_s", "client", "listener", "loop", "server",
-        "write_paused",
+        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_lingered", "_state", "client", "listener",
+        "server",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
+        super().__init__(listener.loop, listener.limits.write_timeout_s)
         self.listener = listener
-        self.loop = listener.loop
         self._state = READING_HEAD
         self._cycle: Cycle | None = None
         self._body: Sized | Chunked | None = None
@@ -58,12 +53,7 @@ class Connection(asyncio.Protocol):
         self._ahead = bytearray()  # requests sent before they can be served
         self._fresh = True  # no request seen yet
         self._lingered = 0
-        self._read_paused = False
-        self.write_paused = False
-        self._writable: asyncio.Future[None] | None = None
         self._deadline_s = inf  # for what the client has to send
-        self._write_deadline_s = inf  # for what it has to take
-        self._unsent = 0
 
     # ---- asyncio's side
 
@@ -100,21 +90,11 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._state = CLOSING
+        self._closing = True
         self.listener.connections.discard(self)
         self._drop_cycle()
         self.resume_writing()
         self.listener.settle()
-
-    def pause_writing(self) -> None:
-        self.write_paused = True
-        self._watch_writes()
-
-    def resume_writing(self) -> None:
-        self.write_paused = False
-        if self._state != CLOSING:
-            self._write_deadline_s = inf
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
 
     # ---- reading
 
@@ -180,7 +160,7 @@ class Connection(asyncio.Protocol):
         elif cycle is None and self._lingered > limits.skip_bytes:
             self._linger()
         elif cycle is not None and cycle.held > limits.high_water_bytes:
-            self._pause_reading()
+            self.pause_reading()
             self._deadline_s = inf  # now it is the application that keeps the client waiting
         else:
             self._deadline_s = self.loop.time() + limits.body_timeout_s
@@ -188,17 +168,7 @@ class Connection(asyncio.Protocol):
     def _hold(self, data: bytes) -> None:
         self._ahead += data
         if len(self._ahead) > self.listener.limits.high_water_bytes:
-            self._pause_reading()
-
-    def _pause_reading(self) -> None:
-        if not self._read_paused:
-            self._read_paused = True
-            self._transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._read_paused:
-            self._read_paused = False
-            self._transport.resume_reading()
+            self.pause_reading()
 
     # ---- the cycle's side
 
@@ -211,21 +181,7 @@ class Connection(asyncio.Protocol):
     def body_taken(self) -> None:
         if self._read_paused:
             self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
-            self._resume_reading()
-
-    def write(self, parts: list[bytes], size: int) -> None:
-        """In one write. Large bodies go as they are: uvloop gathers, so they are not copied for it."""
-        if size < _JOIN_BELOW_BYTES:
-            self._transport.write(b"".join(parts) if len(parts) > 1 else parts[0])
-        else:
-            self._transport.writelines(parts)
-
-    async def drain(self) -> None:
-        """Until the client has taken enough, or has left."""
-        if self.write_paused and self._state != CLOSING:
-            if self._writable is None or self._writable.done():
-                self._writable = self.loop.create_future()
-            await self._writable
+            self.resume_reading()
 
     def answered(self, keep: bool) -> None:
         self._cycle = None
@@ -242,12 +198,15 @@ class Connection(asyncio.Protocol):
             self._state = SKIPPING
             self._lingered = 0
             self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
-            self._resume_reading()
+            self.resume_reading()
 
     def _next(self) -> None:
         self._state = READING_HEAD
         self._deadline_s = self.loop.time() + self.listener.limits.keepalive_timeout_s
-        self._resume_reading()
+        if self.listener.draining:
+            self._linger()
+            return
+        self.resume_reading()
         if self._ahead:
             data = bytes(self._ahead)
             self._ahead.clear()
@@ -278,31 +237,26 @@ class Connection(asyncio.Protocol):
         self._lingered = 0
         self._ahead.clear()
         self._deadline_s = self.loop.time() + self.listener.limits.linger_timeout_s
-        self._watch_writes()
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
-        self._resume_reading()
+        self.half_close()
+        self.resume_reading()
 
     def _close(self) -> None:
-        """Closes when what was written is out."""
         self._state = CLOSING
         self._deadline_s = inf
-        self._watch_writes()
-        self._transport.close()
+        self.close()
 
     def abort(self) -> None:
-        """Closes now. A broken answer ends in a reset: a mere close would complete one that HTTP/1.0 ends by it."""
+        """Closes now; an answer under way is visibly cut short."""
         self._state = CLOSING
-        if self._cycle is not None and self._cycle.started:
-            sock: socket.socket = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        started = self._cycle is not None and self._cycle.started
         self._drop_cycle()
-        self._transport.abort()
+        self.cut(reset=started)
 
     def detach(self) -> asyncio.Transport:
         """Gives the transport away (WebSocket upgrade); this connection is no longer counted, nor watched."""
         self._state = CLOSING
-        self._deadline_s = self._write_deadline_s = inf
+        self._closing = True
+        self._deadline_s = inf
         self.listener.connections.discard(self)
         return self._transport
 
@@ -316,21 +270,12 @@ class Connection(asyncio.Protocol):
 
     # ---- deadlines, from the listener's sweep
 
-    def _watch_writes(self) -> None:
-        self._unsent = self._transport.get_write_buffer_size()
-        self._write_deadline_s = self.loop.time() + self.listener.limits.write_timeout_s
-
     def check(self, now_s: float) -> None:
-        if self._write_deadline_s < inf:
-            unsent = self._transport.get_write_buffer_size()
-            if unsent < self._unsent:
-                self._watch_writes()
-            elif now_s >= self._write_deadline_s:
-                self.abort()
-                return
-        if now_s < self._deadline_s:
+        if self.stalled(now_s):
+            self.abort()
+        elif now_s < self._deadline_s:
             return
-        if self._state in (LINGERING, SKIPPING) or (self._state == READING_HEAD and not self._head.pending):
+        elif self._state in (LINGERING, SKIPPING) or (self._state == READING_HEAD and not self._head.pending):
             self._close()
         else:
             self._deadline_s = inf
