@@ -143,14 +143,14 @@ class Connection(asyncio.Protocol):
                 left -= len(chunk)
                 if left < 0:
                     break
-                if self.closed:
+                if self.transport.is_closing():
                     return
                 write(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 if self._writing_paused:
                     await self._drain()
                 if not left:
                     break
-        if self.closed:
+        if self.transport.is_closing():
             return
         if length is None:
             write(b"0\r\n\r\n")
@@ -231,7 +231,8 @@ class Connection(asyncio.Protocol):
             self.fail(UpstreamBroke())
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is not None and self._interruption is not None and self.answer is not None:
+        self.connected = False
+        if error is not None and self.answer is not None and not self.answer.status:
             self._read_last_words()
         broke = UpstreamBroke()
         broke.__cause__ = error
@@ -293,7 +294,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, answer: UpstreamAnswer) -> None:
         """The answer is complete on the wire; what is unread of it belongs to the consumer."""
         self.answer = answer.connection = self._parser = None
-        if self._keep_alive and self._interruption is None and not self.closed:
+        if self._keep_alive and self._interruption is None and self.connected and not self.closed:
             self.used = True
             self.resume_reading()
             self.owner.released(self)
