@@ -22,7 +22,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,13 +105,9 @@ class Credentials:
             self._known.clear()
             self._unknown.clear()
             return
-        for digest in changes.digests:
-            self._known.pop(digest, None)
-            self._unknown.pop(digest, None)
-        if changes.consumers:  # a walk of milliseconds at worst, which beats keeping a second index right
-            mine = [digest for digest, entry in self._known.items() if entry.found.consumer_id in changes.consumers]
-            for digest in mine:
-                del self._known[digest]
+        for digest in (*changes.digests, *self._known.digests_of(changes.consumers)):
+            self._known.pop(digest)
+            self._unknown.pop(digest)
 
     def _fresh(self, entry: Entry) -> bool:
         age_s = (now_s := self._clock()) - entry.checked_s
@@ -191,12 +187,12 @@ class Credentials:
             return False
         now_s = self._clock()
         keep, drop = (self._known, self._unknown) if found.consumer_id else (self._unknown, self._known)
-        drop.pop(digest, None)
+        drop.pop(digest)
         keep.put(digest, Entry(found, read_s=now_s, checked_s=now_s))
         return True
 
     def _stale(self, digest: bytes) -> Found | None:
-        entry: Entry | None = self._known.get(digest)
+        entry = self._known.get(digest)
         if entry is None or self._clock() - entry.read_s > STALE_S:
             return None
         entry.checked_s = self._clock()  # others need not look again at once
@@ -247,22 +243,42 @@ class RecentChanges:
         return any(change is not None and not found.moment.includes(change[0]) for change in changed)
 
 
-class Lru(OrderedDict[bytes, Entry]):
-    def __init__(self, bound: int) -> None:
-        super().__init__()
-        self.bound = bound
+class Lru:
+    """The entries used last, by digest. Also knows whose they are: a walk through all would hold the loop for 15 ms."""
 
-    def get(self, digest: bytes, default: Any = None) -> Any:
-        entry = super().get(digest, default)
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._digests: dict[int, set[bytes]] = {}  # by consumer
+
+    def get(self, digest: bytes) -> Entry | None:
+        entry = self._entries.get(digest)
         if entry is not None:
-            self.move_to_end(digest)
+            self._entries.move_to_end(digest)
         return entry
 
     def put(self, digest: bytes, entry: Entry) -> None:
-        self[digest] = entry
-        self.move_to_end(digest)
-        if len(self) > self.bound:
-            self.popitem(last=False)
+        self.pop(digest)
+        self._entries[digest] = entry
+        self._digests.setdefault(entry.found.consumer_id, set()).add(digest)
+        if len(self._entries) > self._bound:
+            self.pop(next(iter(self._entries)))
+
+    def pop(self, digest: bytes) -> None:
+        entry = self._entries.pop(digest, None)
+        if entry is None:
+            return
+        mine = self._digests[entry.found.consumer_id]
+        mine.discard(digest)
+        if not mine:
+            del self._digests[entry.found.consumer_id]
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._digests.clear()
+
+    def digests_of(self, consumers: Iterable[int]) -> list[bytes]:
+        return [digest for consumer_id in consumers for digest in self._digests.get(consumer_id, ())]
 
 
 def _redis_key(digest: bytes) -> str:

@@ -166,13 +166,18 @@ class TestRemembering:
         assert first.cancelled() or first.cancelling()
 
     async def test_memory_is_bounded_by_recent_use(self) -> None:
-        lru = Lru(2)
-        entry = Entry(Found(CREDENTIAL, ANNA.id, None, Moment.parse("1:1:")), 0.0, 0.0)
-        for digest in (b"1", b"2"):
-            lru.put(digest, entry)
-        lru.get(b"1")
-        lru.put(b"3", entry)
-        assert set(lru) == {b"1", b"3"}
+        def entry(consumer_id: int) -> Entry:
+            return Entry(Found(CREDENTIAL, consumer_id, None, Moment.parse("1:1:")), 0.0, 0.0)
+
+        lru = Lru(3)
+        for digest, consumer_id in ((b"1", 1), (b"2", 1), (b"3", 2)):
+            lru.put(digest, entry(consumer_id))
+        assert lru.get(b"1")
+        lru.put(b"4", entry(3))
+        assert [digest for digest in (b"1", b"2", b"3", b"4") if lru.get(digest)] == [b"1", b"3", b"4"]
+        assert lru.digests_of([1, 3, 9]) == [b"1", b"4"]
+        lru.put(b"1", entry(2))
+        assert lru.digests_of([1]) == []
 
 
 class TestChanges:
@@ -235,6 +240,21 @@ class TestChanges:
         world.during_read = revoke
         assert await ask(worker) == REVOKED  # read again
         assert worker.find_key(KEY) == REVOKED
+
+    async def test_an_answer_that_changes_quicker_than_it_is_read_is_not_remembered(self, world: World) -> None:
+        worker = world.worker()
+        world.poll(worker)
+
+        def change(then: Callable[[], Any] | None = None) -> None:
+            world.change(KEY, REVOKED)
+            world.poll(worker)
+            world.during_read = then
+
+        world.during_read = lambda: change(then=change)
+        assert await ask(worker) == REVOKED
+        assert world.reads == 2
+        assert not remembered(worker)
+        assert not world.redis
 
     async def test_a_late_write_of_an_old_answer_to_redis_fools_nobody(self, world: World) -> None:
         slow, quick = world.worker(), world.worker()
@@ -354,6 +374,15 @@ class TestOutage:
         world.database_up = False
         world.now_s += 30
         assert await ask(second) == CREDENTIAL
+
+    async def test_but_not_one_that_never_did(self, world: World) -> None:
+        """It cannot know what was revoked before PostgreSQL went away."""
+        first = world.worker()
+        world.poll(first)
+        await ask(first)
+        world.database_up = False
+        with pytest.raises(CredentialsUnavailable):
+            await ask(world.worker())
 
     async def test_one_request_a_second_tries_the_database(self, world: World) -> None:
         world.database_up = False
