@@ -1,7 +1,7 @@
 """Every setting of the gateway, read from environment variables and nothing else.
 
-One place for names, types, bounds, defaults and descriptions: `docs/settings.md` is generated from it, and a wrong value
-stops the start with every problem named at once.
+One place for names, types, bounds, defaults and descriptions: `docs/settings.md` is generated from it, and a wrong
+value stops the start with every problem named at once.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Environment(BaseSettings):
     database_url: str = Field("", validation_alias="DATABASE_URL")
     """PostgreSQL as a URL, `postgres://user:password@host:5432/name`. Empty: the embedded server of `manage.py up`."""
     redis_url: str = Field("", validation_alias="REDIS_URL")
-    """Valkey or Redis as a URL, `redis://host:6379/0` or `unix:///path`. Empty: the embedded server of `manage.py up`."""
+    """Valkey or Redis as a URL, `redis://host:6379/0` or `unix:///path`. Empty: the embedded one of `manage.py up`."""
     secret_key: str = Field("", validation_alias="SECRET_KEY")
     """Signs sessions and cookies. Empty: the file `secrets/secret-key` in the data directory."""
     data_dir: Path = ROOT / "var"
-    """Where everything that must survive a restart lies: embedded servers, secrets, usage spool, last good configuration."""
+    """What must survive a restart lies here: embedded servers, secrets, usage spool, last good configuration."""
 
     role: Role = "all"
     """What a worker serves: `proxy` only traffic, `admin` only the control plane, `all` both on one port."""
