@@ -1,14 +1,15 @@
 """What a plugin is: a name, a Config, hooks in phases.
 
-| phase      | when                                    | may                                    | an exception means                  |
-|------------|-----------------------------------------|----------------------------------------|-------------------------------------|
-| `access`   | route known, nothing sent               | raise Reject, return an Answer, change | 500, not forwarded: fail closed     |
-|            |                                         | the upstream request                   |                                     |
-| `response` | head known, nothing sent; also for      | change status and headers              | 500 if unsent                       |
-|            | answers and errors made here            |                                        |                                     |
-| `body`     | chunks pass                             | transform, count, stop                 | connection aborted, never a second  |
-|            |                                         |                                        | answer                              |
-| `log`      | after the last byte, or the client left | record; never wait                     | logged, counted                     |
+| phase    | when                                  | may                                  | an exception means      |
+|----------|---------------------------------------|--------------------------------------|-------------------------|
+| access   | route known, nothing sent             | raise Reject, return an Answer,      | 500, not forwarded:     |
+|          |                                       | change the upstream request          | fail closed             |
+| response | head known, nothing sent; also for    | change status and headers            | 500 if unsent           |
+|          | answers and errors made here          |                                      |                         |
+| body     | chunks pass                           | transform, count, stop               | connection aborted,     |
+|          |                                       |                                      | never a second answer   |
+| log      | after the last byte, or the client    | record; never wait                   | logged                  |
+|          | left                                  |                                      |                         |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
 generator; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run in the order
@@ -93,10 +94,10 @@ class Plugin:
         self.resources = resources
         self.setting_id = setting_id
 
-    def access(self, exchange: Exchange) -> Answer | None | Awaitable[Answer | None]:
+    def access(self, exchange: Exchange) -> Answer | Awaitable[Answer | None] | None:
         return None
 
-    def response(self, exchange: Exchange) -> None | Awaitable[None]:
+    def response(self, exchange: Exchange) -> Awaitable[None] | None:
         return None
 
     def body(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

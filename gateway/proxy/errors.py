@@ -87,7 +87,7 @@ class BadPath(BadRequest):
 
 class AmbiguousPath(BadRequest):
     code, title = "ambiguous_path", "Ambiguous request path"
-    detail = "Decoded differently, this path would reach another route. Send it without encoded slashes or dot segments."
+    detail = "Read differently, this path would reach another route. Send it without encoded slashes or dot segments."
 
 
 class BodyTooLarge(BadRequest):

@@ -94,7 +94,6 @@ class Exchange:
         "tries",
         "upstream",
         "upstream_head_s",
-        "upstream_host",
         "upstream_path",
         "upstream_query",
         "wall_s",
@@ -139,7 +138,6 @@ class Exchange:
         self.upstream: UpstreamSpec | None = None
         self.upstream_path: bytes | None = None
         self.upstream_query: bytes | None = None
-        self.upstream_host = b""  # Host for the upstream, when a plugin sets it
         self.target = ""  # address of the target that answered, or was tried last
         self.tries = 0
         self.status = 0  # 0: no answer yet

@@ -37,7 +37,7 @@ class Forwarder:
         upstream, route = exchange.upstream, exchange.route
         assert upstream is not None
         assert route is not None
-        pairs = _request_headers(exchange, upstream)
+        own_host, pairs = _request_headers(exchange, route)
         path = _request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         tried: set[str] = set()
@@ -45,12 +45,9 @@ class Forwarder:
             target = self.balancer.pick(upstream, tried)
             exchange.target = target.address
             exchange.tries += 1
+            host = (b"host", own_host or target.authority)
             request = httpx.Request(
-                exchange.method,
-                _BASE,
-                headers=[(b"host", _host(exchange, route, target)), *pairs],
-                stream=body,
-                extensions={"target": path},
+                exchange.method, _BASE, headers=[host, *pairs], stream=body, extensions={"target": path}
             )
             try:
                 await self._attempt(exchange, upstream, target, request)
@@ -139,9 +136,13 @@ def _nothing_processed(error: UpstreamError) -> bool:
     return isinstance(error, ConnectFailed) or error.safe_to_retry
 
 
-def _request_headers(exchange: Exchange, upstream: UpstreamSpec) -> fields.Pairs:
-    """Everything but Host, which depends on the target."""
-    pairs = list(exchange.headers)
+def _request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs]:
+    """Host, if it does not depend on the target (a plugin's, or the client's where the route keeps it); the rest."""
+    pairs = [pair for pair in exchange.headers if pair[0] != b"host"]
+    if len(pairs) < len(exchange.headers):
+        host = fields.get(exchange.headers, b"host") or b""
+    else:
+        host = exchange.authority if route.preserve_host else b""
     if exchange.body is not None and exchange.content_length is None:
         pairs.append((b"transfer-encoding", b"chunked"))
     peer = exchange.peer_ip.encode()
@@ -154,15 +155,7 @@ def _request_headers(exchange: Exchange, upstream: UpstreamSpec) -> fields.Pairs
     if prefix := _stripped_prefix(exchange):
         pairs.append((b"x-forwarded-prefix", prefix))
     fields.append_token(pairs, b"via", VIA)
-    return pairs
-
-
-def _host(exchange: Exchange, route: RouteSpec, target: TargetSpec) -> bytes:
-    if exchange.upstream_host:
-        return exchange.upstream_host
-    if route.preserve_host:
-        return exchange.authority
-    return target.authority
+    return host, pairs
 
 
 def _request_target(exchange: Exchange, route: RouteSpec) -> bytes:

@@ -1,4 +1,4 @@
-"""Header fields as lists of (name, value) pairs of bytes, names in lower case. Never a dict: order and repeats count."""
+"""Header fields as lists of (name, value) pairs of bytes, names in lower case: order and repeats count."""
 
 from __future__ import annotations
 

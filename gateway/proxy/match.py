@@ -1,8 +1,8 @@
 """Which route a request belongs to: the one rule for paths, patterns and precedence (docs/matching.md).
 
 **Reading a path.** Routes match on a normalised reading (`normalise`): unreserved characters decoded, hex in upper
-case, `//` merged, dot segments resolved, letter case kept. A path that another server could read differently is looked up
-under those readings too (`other_readings`); if one of them belongs to another route, the request is refused.
+case, `//` merged, dot segments resolved, letter case kept. A path that another server could read differently is
+looked up under those readings too (`other_readings`); if one of them belongs to another route, the request is refused.
 
 **Patterns.** `/users` is exact; `/users/*` is a prefix on a segment boundary (and matches `/users`); `{id}` stands for
 one segment; `~^/v(?P<major>[0-9]+)/` is an RE2 regular expression, matched from the start of the normalised path.
