@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,9 @@ GATEWAY = "gateway.asgi:application"
 class Life:
     """What an application does around its serving."""
 
-    start: Callable[[], Awaitable[None]]
+    start: Callable[[], Coroutine[Any, Any, None]]
     drain: Callable[[], None]
-    stop: Callable[[], Awaitable[None]]
+    stop: Callable[[], Coroutine[Any, Any, None]]
 
 
 def main() -> None:
