@@ -20,8 +20,10 @@ from keys.services import changes_prune
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.1  # between two looks at the spool: a directory listing
-RETRY_MAX_S = 2.0
+#: Between two looks at the spool. A row is 0.6 s old when its segment is ready; shipping many at once is far cheaper
+#: than shipping each as it comes, for rollup rows are then updated once for all of them.
+LOOK_S = 0.5
+RETRY_MIN_S, RETRY_MAX_S = 0.1, 2.0
 ADOPT_S = 1.0
 UPKEEP_S, UPKEEP_AGAIN_S = 600.0, 10.0
 
@@ -33,15 +35,17 @@ class Recorder:
         self._retry_s = 0.0  # 0: PostgreSQL answered last time
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop`; then ships once more what is there. Raises AlreadyRunning."""
+        """Until `stop`; then ships once more: the workers have just closed their segments. Raises AlreadyRunning."""
         with self._spool.taken():
-            while not stop.wait(self._retry_s or LOOK_S):
-                self._turn()
+            more = False
+            while not stop.wait(0 if more else self._retry_s or LOOK_S):
+                more = self._turn()
             self._adopt_at_s = 0.0
             self._turn()
             connection.close()
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
+        """Whether there is more to ship at once."""
         now_s = time.monotonic()
         if now_s >= self._adopt_at_s:
             self._spool.adopt()
@@ -51,11 +55,12 @@ class Recorder:
         if now_s >= self._upkeep_at_s:
             self._upkeep_at_s = now_s + (UPKEEP_S if self._upkeep() else UPKEEP_AGAIN_S)
         try:
-            ship(self._spool, self._node)
-        except Error as error:
+            shipped = ship(self._spool, self._node)
+        except (Error, OSError) as error:
             self._failed(error)
-        else:
-            self._worked()
+            return False
+        self._worked()
+        return shipped.more
 
     def _upkeep(self) -> bool:
         """Whether all of it was done. Never in the way of shipping: without a partition, rows go to the default one."""
@@ -70,13 +75,13 @@ class Recorder:
             return False
         return True
 
-    def _failed(self, error: Error) -> None:
+    def _failed(self, error: Error | OSError) -> None:
         if not self._retry_s:
-            logger.error("PostgreSQL does not take usage rows, they wait on disk: %s", str(error).strip())
-        self._retry_s = min(RETRY_MAX_S, (self._retry_s or LOOK_S) * 2)
+            logger.error("usage rows cannot be shipped and wait on disk: %s", str(error).strip())
+        self._retry_s = min(RETRY_MAX_S, (self._retry_s or RETRY_MIN_S) * 2)
         connection.close()
 
     def _worked(self) -> None:
         if self._retry_s:
-            logger.info("PostgreSQL takes usage rows again")
+            logger.info("usage rows are shipped again")
         self._retry_s = 0.0

@@ -16,6 +16,20 @@ TYPES = {
     "duration_ms": "float8", "gateway_ms": "float8", "upstream_ms": "float8",
 }  # fmt: skip
 
+#: Two histograms, sorted [bin, count] pairs, into one. Written out in the statement: a function costs twice as much.
+BINS_ADD = """(
+    SELECT coalesce(array_agg(ARRAY[bin, count] ORDER BY bin), '{{}}')
+    FROM (
+        SELECT bin, sum(count)::bigint AS count
+        FROM (
+            SELECT old.{name}[i][1] AS bin, old.{name}[i][2] AS count FROM generate_subscripts(old.{name}, 1) AS i
+            UNION ALL
+            SELECT EXCLUDED.{name}[i][1], EXCLUDED.{name}[i][2] FROM generate_subscripts(EXCLUDED.{name}, 1) AS i
+        ) AS pairs
+        GROUP BY bin
+    ) AS merged
+)"""
+
 
 def traffic_add(cursor: CursorWrapper, sums: Mapping[Key, Traffic], grain_s: int) -> None:
     keys = ("grain_s", "start", "route_id", "upstream_id", "status_class", "outcome")
@@ -47,13 +61,13 @@ def _upsert(
         f"INSERT INTO {table} AS old ({', '.join(columns)}) "  # noqa: S608 (our own names)
         f"SELECT {given} FROM unnest({arrays}) AS new ({', '.join(columns)}) ORDER BY {', '.join(keys)} "
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}",
-        [list(column) for column in zip(*rows, strict=True)],
+        [_literal(column) for column in zip(*rows, strict=True)],
     )
 
 
 def _addition(name: str) -> str:
     if name.endswith("_bins"):
-        return f"usage_bins_add(old.{name}, EXCLUDED.{name})"
+        return BINS_ADD.format(name=name)
     return f"old.{name} + EXCLUDED.{name}"
 
 
@@ -64,5 +78,12 @@ def _array_type(name: str) -> str:
 
 def _sql(value: Any) -> Any:
     if isinstance(value, dict):
-        return "{" + ",".join(f"{{{bin_},{count}}}" for bin_, count in sorted(value.items())) + "}"
+        return "{" + ",".join([f"{{{bin_},{count}}}" for bin_, count in sorted(value.items())]) + "}"
     return value
+
+
+def _literal(column: Sequence[Any]) -> str:
+    """An array as PostgreSQL reads it. psycopg's own takes a microsecond for each element, and there are thousands."""
+    if isinstance(column[0], str):
+        return "{" + ",".join(['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in column]) + "}"
+    return "{" + ",".join(map(str, column)) + "}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -29,12 +30,22 @@ SEGMENTS_MAX, BYTES_MAX = 64, 8 << 20
 Malformed = (DataError, IntegrityError, ValueError)
 
 
-def ship(spool: Spool, node: str) -> int:
-    """Ships what is ready now and returns the rows that went in. Raises django.db.Error while PostgreSQL cannot."""
-    return sum(_ship_batch(spool, batch, node) for batch in _batches(spool.ready()))
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    rows: int
+    more: bool  # segments that are ready are left
+
+
+def ship(spool: Spool, node: str) -> Shipped:
+    """Ships the oldest segments, one transaction's worth. Raises django.db.Error while PostgreSQL takes none."""
+    ready = spool.ready()
+    batch = _first(ready)
+    return Shipped(_ship_batch(spool, batch, node), len(batch) < len(ready))
 
 
 def _ship_batch(spool: Spool, batch: Sequence[Segment], node: str) -> int:
+    if not batch:
+        return 0
     try:
         rows = store({segment.id: segment.read() for segment in batch}, node)
     except Malformed:
@@ -137,14 +148,12 @@ def _rollups_add(folded: Folded) -> None:
     last_used_record({key_id: datetime.fromisoformat(at) for key_id, at in folded.last_used.items()})
 
 
-def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+def _first(segments: Sequence[Segment]) -> list[Segment]:
     batch: list[Segment] = []
     size = 0
-    for segment in segments:
-        batch.append(segment)
+    for segment in segments[:SEGMENTS_MAX]:
         size += segment.path.stat().st_size
-        if len(batch) >= SEGMENTS_MAX or size >= BYTES_MAX:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        if batch and size > BYTES_MAX:
+            break
+        batch.append(segment)
+    return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gateway.proxy.segments import OPEN, READY, spool_bytes
 logger = logging.getLogger(__name__)
 
 LOCK, BAD = "recorder.lock", "bad"
+NAME = re.compile(rf"\d+-.*-([0-9a-f]{{32}}){re.escape(READY)}")
 EMPTY_S = 3600.0  # an empty open segment this old has no writer
 
 
@@ -60,8 +62,10 @@ class Spool:
             os.close(fd)
 
     def ready(self) -> list[Segment]:
-        """Oldest first."""
-        return [Segment(path, _id(path)) for path in sorted(self.path.glob(f"*{READY}"))]
+        """Oldest first. Other files are nobody's business here."""
+        return [
+            Segment(path, UUID(name[1])) for path in sorted(self.path.iterdir()) if (name := NAME.fullmatch(path.name))
+        ]
 
     def adopt(self) -> None:
         """Makes the open segments of writers that are gone ready."""
@@ -99,7 +103,3 @@ class Spool:
             return
         finally:
             os.close(fd)
-
-
-def _id(path: Path) -> UUID:
-    return UUID(path.stem.rpartition("-")[2])

@@ -1,4 +1,4 @@
-"""What Django cannot say: the partitioned table, histogram addition, and room for in-place updates of rollups.
+"""What Django cannot say: the partitioned table, and room for in-place updates of rollups.
 
 Indexes of usage_row are few, for each costs every request a microsecond: newest first (the key), one request by its id,
 a route's and a consumer's newest. Rows arrive in the order of `id`, so BRIN finds one for next to nothing.
@@ -44,26 +44,6 @@ CREATE INDEX usage_row_consumer ON usage_row (consumer_id, at) WHERE consumer_id
 CREATE TABLE usage_row_default PARTITION OF usage_row DEFAULT;
 """
 
-BINS_ADD = """
-CREATE FUNCTION usage_bins_add(a bigint[], b bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-BEGIN
-    RETURN (
-        SELECT coalesce(array_agg(ARRAY[bin, count] ORDER BY bin), '{}')
-        FROM (
-            SELECT bin, sum(count)::bigint AS count
-            FROM (
-                SELECT a[i][1] AS bin, a[i][2] AS count FROM generate_subscripts(a, 1) AS i
-                UNION ALL
-                SELECT b[i][1], b[i][2] FROM generate_subscripts(b, 1) AS i
-            ) AS pairs
-            GROUP BY bin
-        ) AS merged
-    );
-END
-$$;
-"""
-
 # Rows of the current minute, hour and day are updated a few times a second: in place, where the page has room.
 ROOM = """
 ALTER TABLE usage_traffic SET (fillfactor = 70);
@@ -77,6 +57,5 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.RunSQL(USAGE_ROW, "DROP TABLE usage_row;"),
-        migrations.RunSQL(BINS_ADD, "DROP FUNCTION usage_bins_add(bigint[], bigint[]);"),
         migrations.RunSQL(ROOM, migrations.RunSQL.noop),
     ]

@@ -1,6 +1,6 @@
 """The journal: every finished request becomes a line in a file of this worker, and the recorder ships the files.
 
-    append → (0.2 s) one write to <ms>-<worker>-<uuid>.open → (0.5 s or 4 MB) renamed to .ready → recorder
+    append → (0.2 s) one write to <ms>-<worker>-<uuid>.open → (0.4 s or 4 MB) renamed to .ready → recorder
 
 Lines are PostgreSQL's COPY text format: the database takes the bytes as they are. A worker killed at any moment loses
 what it had not written, 0.2 s at most. What is written outlives it: the worker holds a lock (flock) on its open
@@ -54,7 +54,7 @@ class Journal:
         node: str = "",
         max_bytes: int,
         flush_s: float = 0.2,
-        segment_s: float = 0.5,
+        segment_s: float = 0.4,
         segment_bytes: int = 4 << 20,
         on_batch: Callable[[Sequence[Record]], None] | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ from django.db import connection
 
 from dashboard import shipping
 from dashboard.models import UsageRow, UsageSegment
-from dashboard.shipping import ship
+from dashboard.shipping import Shipped, ship
 from gateway.proxy.journal import COLUMNS
 from keys.services import consumer_create, key_create
 from tests.dashboard.segments import lines_of, segment_write, stored_ids, sums
@@ -27,7 +27,7 @@ def test_rows_arrive_as_they_were_written(spool):
         status=503, outcome="no_target", bytes_in=1 << 40, config_version=9,
     )  # fmt: skip
     segment_write(spool.path, [exchange])
-    assert ship(spool, "n1") == 1
+    assert ship(spool, "n1").rows == 1
     row = UsageRow.objects.get()
     assert row.at == datetime(2026, 11, 22, 11, 27, 17, 250_000, UTC)
     assert (row.path, row.host, row.detail, row.client_ip) == (path, "ho\\st", "a\ttab", "::ffff:10.0.0.1")
@@ -42,9 +42,9 @@ def test_a_segment_shipped_before_is_only_removed(spool):
     exchanges = [finished() for _ in range(50)]
     path = segment_write(spool.path, exchanges)
     shutil.copy(path, spool.path / "copy")
-    assert ship(spool, "n1") == 50
+    assert ship(spool, "n1").rows == 50
     (spool.path / "copy").rename(path)
-    assert ship(spool, "n1") == 0
+    assert ship(spool, "n1").rows == 0
     assert sorted(stored_ids()) == sorted(ids(exchanges))
     assert sums() == {50}
     assert not path.exists()
@@ -56,7 +56,7 @@ def test_new_segments_beside_a_shipped_one_are_taken(spool):
     ship(spool, "n1")
     (spool.path / "copy").rename(path)
     segment_write(spool.path, [finished(), finished()])
-    assert ship(spool, "n1") == 2
+    assert ship(spool, "n1").rows == 2
     assert sums() == {3}
 
 
@@ -64,7 +64,9 @@ def test_many_segments_go_in_and_leave_nothing_behind(spool):
     exchanges = [finished() for _ in range(200)]
     for first in range(0, 200, 2):
         segment_write(spool.path, exchanges[first : first + 2])
-    assert ship(spool, "n1") == 200
+    assert ship(spool, "n1") == Shipped(rows=128, more=True)
+    assert set(stored_ids()) == ids(exchanges[:128])  # the oldest
+    assert ship(spool, "n1") == Shipped(rows=72, more=False)
     assert sorted(stored_ids()) == sorted(ids(exchanges))
     assert UsageSegment.objects.count() == 100
 
@@ -72,14 +74,21 @@ def test_many_segments_go_in_and_leave_nothing_behind(spool):
 def test_a_torn_last_line_is_left_out(spool, caplog):
     exchanges = [finished() for _ in range(3)]
     segment_write(spool.path, lines_of(exchanges) + lines_of([finished()])[:-20])
-    assert ship(spool, "n1") == 3
+    assert ship(spool, "n1").rows == 3
     assert sorted(stored_ids()) == sorted(ids(exchanges))
+
+
+def test_other_files_are_left_alone(spool):
+    for name in ("notes.ready", "recorder.lock", "1-w1-xyz.ready"):
+        (spool.path / name).write_bytes(lines_of([finished()]))
+    assert ship(spool, "n1") == Shipped(rows=0, more=False)
+    assert len(list(spool.path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"no newline"])
 def test_a_segment_without_a_whole_line_is_removed(spool, content):
     segment_write(spool.path, content)
-    assert ship(spool, "n1") == 0
+    assert ship(spool, "n1").rows == 0
     assert not list(spool.path.glob("*.ready"))
 
 
@@ -100,7 +109,7 @@ def test_bad_lines_are_set_aside_and_the_others_stored(spool, caplog, bad):
     segment_write(spool.path, content)
     behind = [finished()]
     segment_write(spool.path, behind)
-    assert ship(spool, "n1") == 21
+    assert ship(spool, "n1").rows == 21
     assert sorted(stored_ids()) == sorted(ids(good + behind))
     assert sums() == {21}
     (kept,) = (spool.path / "bad").iterdir()
@@ -116,7 +125,7 @@ def test_lines_of_an_older_version_have_fewer_columns(spool, monkeypatch):
         cursor.execute("ALTER TABLE usage_row ADD COLUMN later text NOT NULL DEFAULT 'unknown'")
         try:
             segment_write(spool.path, [finished()])
-            assert ship(spool, "n1") == 1
+            assert ship(spool, "n1").rows == 1
             cursor.execute("SELECT later FROM usage_row")
             assert cursor.fetchall() == [("unknown",)]
         finally:
