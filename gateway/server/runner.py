@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -48,6 +49,7 @@ reactor: Any = twisted_reactor  # a module that is an object: nothing can be typ
 Hook = Callable[[], Coroutine[Any, Any, None]]
 
 GOING_AWAY = 1001
+_OWN_DESCRIPTORS = 256
 
 
 class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
@@ -98,6 +100,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
 
     def run(self) -> None:
         """Blocks until drained. Once per process: a Twisted reactor does not start twice."""
+        _allow_descriptors(2 * self.listener.limits.max_connections + _OWN_DESCRIPTORS)
         reactor.callWhenRunning(self._begin)
         super().run()
         if self._failure is not None:
@@ -241,3 +244,12 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
 
     def _websocket_tasks(self) -> list[asyncio.Task[None]]:
         return [task for details in self.connections.values() if (task := details.get("application_instance"))]
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """A client and perhaps its upstream. The usual soft limit is 1,024; the hard one is what the operator allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gateway.server.limits import Limits
 from tests.server.front import DEADLINE_S, Client
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -200,3 +202,15 @@ async def test_a_websocket_on_a_unix_socket(uvloop: str, tmp_path: Path) -> None
         assert seen["client"] is None
         await client.send(frame(TEXT, b"a"))
         assert await read_frame(client) == (TEXT, b"a")
+
+
+async def test_a_low_soft_limit_of_open_files_is_raised() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))  # inherited by the worker
+    try:
+        async with started("on", 10) as running:
+            limits = Path(f"/proc/{running.process.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) == min(hard, 2 * Limits().max_connections + 256)
