@@ -18,7 +18,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from gateway.proxy.match import Pattern, check_rewrite
 from gateway.proxy.snapshot import TargetSpec
@@ -38,6 +47,13 @@ class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        if not syntax.is_storable(value):
+            raise ValueError("A text holds a NUL character or half a surrogate pair, which cannot be stored.")
+        return value
 
 
 class TargetFields(Part):

@@ -27,14 +27,19 @@ class Problem:
     def where(self) -> str:
         """For people: `routes["users"].paths[0]`."""
         parts = [f'{kind}["{name}"]' for kind, name in zip(self.row[::2], self.row[1::2], strict=True)]
-        return dotted((*parts, *self.field)) or "document"
+        return _printable(dotted((*parts, *self.field))) or "document"
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}"
 
 
 def pointer(path: Path) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return _printable("".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path))
+
+
+def _printable(text: str) -> str:
+    """Half a surrogate pair, which JSON can say, as an escape: what names a problem can always be sent."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def dotted(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import models
 from django.db.models import Q
 from pydantic import ValidationError as ShapeError
@@ -50,9 +50,11 @@ def words(length: int = 255) -> ArrayField[list[str], list[str]]:
 def field_errors(faults: list[tuple[Path, str]]) -> ValidationError:
     """Each fault at its field; deeper places are named in the sentence."""
     errors: dict[str, list[str]] = {}
-    for (field, *rest), message in faults:
+    for path, message in faults:
+        field, *rest = path or (NON_FIELD_ERRORS,)
         place = dotted(tuple(rest))
-        errors.setdefault(str(field), []).append(f"{place}: {message}" if place and rest != [0] else message)
+        named = any(isinstance(part, str) for part in rest)  # of an item of a list, the sentence quotes the text
+        errors.setdefault(str(field), []).append(f"{place}: {message}" if named else message)
     return ValidationError(errors)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,16 +59,27 @@ class Change:
             self.remaining = error.problems
 
 
+_open: ContextVar[Change | None] = ContextVar("open_change", default=None)
+
+
 @contextmanager
 def change(*, author: str, source: str, comment: str = "") -> Iterator[Change]:
     """Edit the working copy inside: all of it goes live as one version, or CompileError and nothing has happened.
 
-    With GATEWAY_AUTOPUBLISH=off the edit is kept as a draft. Other writers wait, so keep the block short.
+    With GATEWAY_AUTOPUBLISH=off the edit is kept as a draft. A change inside a change is part of it. Other writers
+    wait, so keep the block short.
     """
+    if (outer := _open.get()) is not None:
+        yield outer
+        return
     with transaction.atomic():
         _lock()
         current = Change(author, source, comment, selectors.working_document())
-        yield current
+        token = _open.set(current)
+        try:
+            yield current
+        finally:
+            _open.reset(token)
         if not current.settled:
             current.settle()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from ipaddress import IPv6Address
 from pathlib import PurePosixPath
 
@@ -19,6 +20,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def name(text: str) -> str:
@@ -115,23 +117,21 @@ def query_conditions(conditions: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def config(value: dict[str, object]) -> dict[str, object]:
-    """Only what PostgreSQL's jsonb can keep; what it means is the plugin's own business."""
+    """JSON as PostgreSQL keeps it; what it means is the plugin's own business."""
     try:
-        text = json.dumps(value, allow_nan=False)
+        json.dumps(value, allow_nan=False)
     except ValueError:
         raise ValueError("A number is infinite or not a number.") from None
-    if re.search(r"\\u0000|\\ud[89a-f]", text) and not _is_storable(value):
-        raise ValueError("A text holds a NUL character or half a surrogate pair, which cannot be stored.")
     return value
 
 
-def _is_storable(value: object) -> bool:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return r"\u0000" not in text.replace(r"\\", "")
+def is_storable(value: object) -> bool:
+    """No text in it, however deep, that neither PostgreSQL nor UTF-8 can hold."""
+    if isinstance(value, str):
+        return _UNSTORABLE.search(value) is None
+    if isinstance(value, Mapping):
+        return all(map(is_storable, value)) and all(map(is_storable, value.values()))
+    return not isinstance(value, list) or all(map(is_storable, value))
 
 
 def _is_latin_1(text: str) -> bool:

@@ -1,0 +1,159 @@
+"""Form fields friendly to people, and the form that shows a configuration's problems at its own fields."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from django import forms
+from django.core.exceptions import ObjectDoesNotExist
+from unfold.forms import PaginationInlineFormSet
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
+
+from routes import catalogue
+from routes.problems import Problem, dotted
+from routes.rows import ConfigRow
+
+
+class LinesField(forms.Field):
+    """A list as lines; where no word can hold a comma, commas separate too."""
+
+    def __init__(self, *, commas: bool, **kwargs: Any) -> None:
+        super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}), **kwargs)
+        self.commas = commas
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[str]:
+        text = value or ""
+        if isinstance(text, list):
+            return text
+        lines = (text.replace(",", "\n") if self.commas else text).splitlines()
+        return [line.strip() for line in lines if line.strip()]
+
+
+class ConditionsField(forms.Field):
+    """`name` (must be there) or `name: value | value` on each line. JSON where that would not do."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        plain = "\n".join(f"{name}: {' | '.join(values)}" if values else name for name, values in value.items())
+        return plain if _parse_conditions(plain) == value else json.dumps(value, ensure_ascii=False)
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        text = (value or "").strip()
+        if not text.startswith("{"):
+            return _parse_conditions(text)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise forms.ValidationError(f"This starts like JSON, but is not: {error}.") from error
+
+
+def _parse_conditions(text: str) -> dict[str, list[str]]:
+    conditions: dict[str, list[str]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, _, values = line.partition(":")
+        conditions.setdefault(name.strip(), []).extend(filter(None, map(str.strip, values.split("|"))))
+    return conditions
+
+
+class ConfigField(forms.JSONField):
+    """Indented; nothing at all is the plugin's defaults."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = UnfoldAdminTextareaWidget(attrs={"rows": 5, "class": "font-mono", "spellcheck": "false"})
+        super().__init__(**{**kwargs, "required": False, "widget": widget})
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return json.dumps(value, indent=2, ensure_ascii=False)
+        return super().prepare_value(value)
+
+    def to_python(self, value: Any) -> Any:
+        return {} if isinstance(value, str) and not value.strip() else super().to_python(value)
+
+
+class PluginField(forms.ChoiceField):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(choices=_plugins, widget=UnfoldAdminSelectWidget(), **kwargs)
+
+
+def _plugins() -> list[tuple[str, str]]:
+    return [("", "Select a plugin"), *((name, name) for name in catalogue.registry().names)]
+
+
+class ConfigForm(forms.ModelForm):
+    """`problems` are those of a configuration that this very form led to: the edit was refused, and this says why.
+
+    A problem of the form's own row stands at its field. The main form (of the page, not of an inline row) also names
+    all others, so that none is lost.
+    """
+
+    problems: ClassVar[tuple[Problem, ...]] = ()
+    is_main: ClassVar[bool] = False
+    instance: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shape = getattr(self.instance, "shape", None)
+        for name, field in self.fields.items():
+            if shape is not None and name in shape.model_fields:
+                field.help_text = shape.model_fields[name].description or ""
+        plugin = self.fields.get("name")
+        if isinstance(plugin, PluginField) and self.instance.pk and self.instance.name not in catalogue.registry():
+            # A setting of a plugin that is gone can still be shown, disabled and deleted.
+            plugin.choices = [*_plugins(), (self.instance.name, f"{self.instance.name} (not installed)")]
+
+    def full_clean(self) -> None:
+        super().full_clean()
+        if not self.is_bound:
+            return
+        for problem in self.problems:
+            if problem.row == self._row():
+                field, *place = problem.field or (None,)
+                text = f"{dotted(tuple(place))}: {problem.message}" if place else problem.message
+                self.add_error(None if field is None else str(field), text)
+            elif self.is_main:
+                self.add_error(None, str(problem))
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Fields this page does not show have their errors at the top."""
+        if field is None and hasattr(error, "error_dict"):
+            for name, errors in error.error_dict.items():
+                super().add_error(name if name in self.fields else None, errors)
+            return
+        super().add_error(field if field in self.fields else None, error)
+
+    def _row(self) -> tuple[str, ...]:
+        try:
+            return self.instance.row if self.is_main or self.has_changed() or self.instance.pk else ()
+        except ObjectDoesNotExist:  # an inline row whose upstream was not chosen
+            return ()
+
+
+class ConfigFormSet(PaginationInlineFormSet):
+    """Knows the parent also while it is new, and finds two settings of one scope, which the database would refuse."""
+
+    def _construct_form(self, i: int, **kwargs: Any) -> Any:
+        form = super()._construct_form(i, **kwargs)
+        setattr(form.instance, self.fk.name, self.instance)
+        return form
+
+    def clean(self) -> None:
+        super().clean()
+        seen: set[tuple[str, ...]] = set()
+        for form in self.forms:
+            ignored = form.errors or (self.can_delete and self._should_delete_form(form))
+            if ignored or not isinstance(form.instance, ConfigRow) or not (form.has_changed() or form.instance.pk):
+                continue
+            if form.instance.row in seen:
+                form.add_error(None, "This is there twice.")
+            seen.add(form.instance.row)
