@@ -27,8 +27,8 @@ class Command(BaseCommand):
             raise CommandError("--workers: at least 1.")
         asked = {"role": role, "workers": workers}
         wanted = environment.load().model_copy(update={name: value for name, value in asked.items() if value})
-        if wanted.role != "proxy" and not settings.SECRET_KEY:
-            raise CommandError("SECRET_KEY is not set: sessions cannot be signed. `manage.py up` makes one.")
+        if not settings.SECRET_KEY:
+            raise CommandError("Set SECRET_KEY, the same one on every node. (`manage.py up` makes one by itself.)")
         node = Node(wanted, app or "")
         try:
             node.claim()
