@@ -105,21 +105,7 @@ def read(data: bytes, end: int, limits: Limits) -> Head:
     line = _LINE.match(data)
     if line is None or line.end() - 2 > limits.max_line_bytes:
         _explain(data, limits)
-    start = line.end()
-    fields = _FIELD.findall(data, start, end - 2)
-    if len(fields) != data.count(b"\n", start, end - 2):
-        raise BadRequest("A header field is malformed: 'Name: value', no folding, no control characters.")
-    if len(fields) > limits.max_headers:
-        raise HeadTooLarge
-
-    headers: Pairs = []
-    judged: _Judged = {}
-    for name, value in fields:
-        name, value = name.lower(), value.rstrip(b" \t")
-        headers.append((name, value))
-        if name in _JUDGED:
-            judged.setdefault(name, []).append(value)
-
+    headers, judged = _fields(data, line.end(), end - 2, limits)
     method, target, minor = line[1].decode(), line[2], line[3]
     modern = minor == b"1"
     if method in ("CONNECT", "TRACE"):
@@ -145,6 +131,23 @@ def read(data: bytes, end: int, limits: Limits) -> Head:
         modern and _expects(judged) and length != 0,
         modern and method == "GET" and b"upgrade" in options and b"websocket" in _tokens(judged.get(b"upgrade")),
     )
+
+
+def _fields(data: bytes, start: int, end: int, limits: Limits) -> tuple[Pairs, _Judged]:
+    """All fields in order, and again by name those that say how to read on."""
+    fields = _FIELD.findall(data, start, end)
+    if len(fields) != data.count(b"\n", start, end):
+        raise BadRequest("A header field is malformed: 'Name: value', no folding, no control characters.")
+    if len(fields) > limits.max_headers:
+        raise HeadTooLarge
+    headers: Pairs = []
+    judged: _Judged = {}
+    for name, value in fields:
+        name, value = name.lower(), value.rstrip(b" \t")
+        headers.append((name, value))
+        if name in _JUDGED:
+            judged.setdefault(name, []).append(value)
+    return headers, judged
 
 
 def _explain(data: bytes, limits: Limits) -> NoReturn:
