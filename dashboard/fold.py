@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dashboard.histogram import bin_of
 from gateway.proxy.journal import COLUMNS
@@ -19,6 +20,8 @@ BUCKETS: Mapping[int, tuple[int, str]] = {
     HOUR_S: (13, ":00:00+00"),
     DAY_S: (10, " 00:00:00+00"),
 }
+
+ALL = -1  # in place of a route and an upstream: all of them together, so that overviews read one row for a bucket
 
 _AT, _STATUS, _OUTCOME = COLUMNS.index("at"), COLUMNS.index("status"), COLUMNS.index("outcome")
 _ROUTE, _UPSTREAM = COLUMNS.index("route_id"), COLUMNS.index("upstream_id")
@@ -111,19 +114,27 @@ def fold(segments: Iterable[bytes]) -> Folded:
         for line in segment.decode().split("\n"):
             if line:
                 _fold_line(folded, line.split("\t"))
+    _totals_add(folded.traffic)
+    _totals_add(folded.latency)
     return folded
 
 
-def coarser(sums: Mapping[Key, Traffic | Latency | Calls], grain_s: int) -> dict[Key, Traffic | Latency | Calls]:
+def coarser(sums: Mapping[Key, Any], grain_s: int) -> dict[Key, Any]:
     """The same sums in longer buckets; the given ones are not changed."""
     width, rest = BUCKETS[grain_s]
-    merged: dict[Key, Traffic | Latency | Calls] = {}
+    merged: dict[Key, Any] = {}
     for (start, *dimensions), value in sums.items():
         key = (f"{str(start)[:width]}{rest}", *dimensions)
         if key not in merged:
             merged[key] = type(value)()
-        merged[key].add(value)  # type: ignore[arg-type]  # one mapping holds one kind
+        merged[key].add(value)
     return merged
+
+
+def _totals_add(sums: dict[Key, Any]) -> None:
+    for (start, _route, _upstream, *rest), value in list(sums.items()):
+        total = sums.setdefault((start, ALL, ALL, *rest), type(value)())
+        total.add(value)
 
 
 def _fold_line(folded: Folded, columns: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Usage: raw rows in daily partitions, and three rollups of them in grains of a minute, an hour and a day.
 
-Ids are plain numbers, not foreign keys: usage outlives the routes and keys it is about. In rollups 0 means none. Only
-the recorder writes here, with SQL (`dashboard.shipping`, `dashboard.partitions`).
+Ids are plain numbers, not foreign keys: usage outlives the routes and keys it is about. In rollups 0 means none, and
+-1 (`fold.ALL`) as route and upstream marks the sum of all: a query wants either those rows or the others. Only the
+recorder writes here, with SQL (`dashboard.shipping`, `dashboard.partitions`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class UsageTraffic(models.Model):
 
     class Meta:
         db_table = "usage_traffic"
+        indexes = [models.Index(fields=["grain_s", "route_id", "start"], name="usage_traffic_route")]
 
 
 class UsageLatency(models.Model):
@@ -99,6 +101,7 @@ class UsageLatency(models.Model):
 
     class Meta:
         db_table = "usage_latency"
+        indexes = [models.Index(fields=["grain_s", "route_id", "start"], name="usage_latency_route")]
 
 
 class UsageCalls(models.Model):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from django.db import connection
 
-from dashboard.fold import DAY_S, HOUR_S, MINUTE_S
+from dashboard.fold import ALL, DAY_S, HOUR_S, MINUTE_S
 from dashboard.histogram import percentile
 from dashboard.ranges import Piece, cover, floor, step_for
 
@@ -86,7 +86,7 @@ class CallerSummary:
 def summary(start: datetime, end: datetime, *, route_id: int | None = None, upstream_id: int | None = None) -> Summary:
     """Three queries."""
     found = Summary()
-    pieces, filters = cover(start, end), {"route_id": route_id, "upstream_id": upstream_id}
+    pieces, filters = cover(start, end), _filters(route_id, upstream_id)
     for status_class, outcome, requests, retried, hits, bytes_in, bytes_out in _rows(
         "SELECT status_class, outcome, sum(requests), sum(retried), sum(cache_hits), sum(bytes_in), sum(bytes_out) "
         "FROM usage_traffic {where} GROUP BY 1, 2",
@@ -117,7 +117,7 @@ def series(
     grain_s = next(grain_s for grain_s in (DAY_S, HOUR_S, MINUTE_S) if step_s % grain_s == 0)
     step = timedelta(seconds=step_s)
     first = floor(start, step_s)
-    pieces, filters = [Piece(grain_s, first, end)], {"route_id": route_id, "upstream_id": upstream_id}
+    pieces, filters = [Piece(grain_s, first, end)], _filters(route_id, upstream_id)
     points = {first + n * step: Point(first + n * step) for n in range(-((first - end) // step))}
     bucket = "date_bin(%(step)s, start, 'epoch')"
     for at, status_class, requests in _rows(
@@ -146,18 +146,14 @@ def series(
 def top(start: datetime, end: datetime, by: Dimension, *, limit: int = 10) -> list[Share]:
     """The busiest first. One query."""
     if by in ("consumer_id", "key_id"):
-        source, errors = "usage_calls", "sum(client_errors), sum(server_errors)"
-        pieces = cover(start, end, finest_s=HOUR_S)
+        pieces, which, source = cover(start, end, finest_s=HOUR_S), "TRUE", "usage_calls"
+        errors = "sum(client_errors), sum(server_errors)"
     else:
-        source, errors = (
-            "usage_traffic",
-            ", ".join(
-                f"coalesce(sum(requests) FILTER (WHERE status_class = {status_class}), 0)" for status_class in (4, 5)
-            ),
-        )
-        pieces = cover(start, end)
+        pieces, source = cover(start, end), "usage_traffic"
+        which = f"route_id <> {ALL}" if by in ("route_id", "upstream_id") else f"route_id = {ALL}"
+        errors = "sum(requests * (status_class = 4)::int), sum(requests * (status_class = 5)::int)"
     rows = _rows(
-        f"SELECT {by}, sum(requests) AS requests, {errors}, sum(bytes_in), sum(bytes_out) FROM {source} {{where}} "  # noqa: S608 (our own names)
+        f"SELECT {by}, sum(requests), {errors}, sum(bytes_in), sum(bytes_out) FROM {source} {{where}} AND {which} "  # noqa: S608 (our own names)
         "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(limit)s",
         pieces,
         {},
@@ -178,6 +174,12 @@ def caller_summary(
         {"consumer_id": consumer_id, "key_id": key_id},
     )
     return CallerSummary(*(int(value or 0) for value in sums))
+
+
+def _filters(route_id: int | None, upstream_id: int | None) -> dict[str, int | None]:
+    if route_id is None and upstream_id is None:
+        return {"route_id": ALL}
+    return {"route_id": route_id, "upstream_id": upstream_id}
 
 
 def _times(found: Summary, pieces: Sequence[Piece], filters: dict[str, int | None]) -> None:
@@ -217,8 +219,7 @@ def _rows(
         "ON grain_s = grain AND start >= first AND start < until "
     )
     used = {name: value for name, value in filters.items() if value is not None}
-    if used:
-        where += "WHERE " + " AND ".join(f"{name} = %({name})s" for name in used)
+    where += "".join(f"AND {name} = %({name})s " for name in used)
     arguments |= used
     arguments |= {
         "grains": [piece.grain_s for piece in pieces],

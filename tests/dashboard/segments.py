@@ -36,8 +36,8 @@ def sums() -> set[int]:
     """Requests as each rollup and grain counts them. One number when all agree."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT sum(requests) FROM usage_traffic GROUP BY grain_s "
-            "UNION ALL SELECT sum(requests) FROM usage_latency GROUP BY grain_s "
+            "SELECT sum(requests) FROM usage_traffic GROUP BY grain_s, route_id = -1 "
+            "UNION ALL SELECT sum(requests) FROM usage_latency GROUP BY grain_s, route_id = -1 "
             "UNION ALL SELECT sum(requests) FROM usage_calls GROUP BY grain_s"
         )
         return {int(number) for (number,) in cursor.fetchall()}

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from dashboard.fold import DAY_S, HOUR_S, coarser, fold
+from dashboard.fold import ALL, DAY_S, HOUR_S, coarser, fold
 from tests.dashboard.segments import lines_of
 from tests.proxy.exchanges import finished, route
 
 NOON_S = 1_795_348_800  # 2026-11-22 12:00:00 UTC
 
 
+def of_routes(sums):
+    return {key: value for key, value in sums.items() if key[1] != ALL}
+
+
 def test_late_rows_go_to_the_minute_they_belong_to():
     folded = fold([lines_of([finished(at_s=NOON_S - 0.001), finished(at_s=NOON_S), finished(at_s=NOON_S - 86_400)])])
-    assert sorted(start for start, *_ in folded.traffic) == [
+    assert sorted(start for start, route_id, *_ in folded.traffic if route_id == ALL) == [
         "2026-11-21 12:00:00+00",
         "2026-11-22 11:59:00+00",
         "2026-11-22 12:00:00+00",
@@ -21,7 +25,7 @@ def test_late_rows_go_to_the_minute_they_belong_to():
 def test_coarser_grains_add_up_and_leave_the_finer_alone():
     exchanges = [finished(at_s=NOON_S + 60 * minute, bytes_out=5) for minute in range(90)]
     folded = fold([lines_of(exchanges)])
-    hours, days = coarser(folded.traffic, HOUR_S), coarser(folded.traffic, DAY_S)
+    hours, days = coarser(of_routes(folded.traffic), HOUR_S), coarser(of_routes(folded.traffic), DAY_S)
     assert {key[0]: value.requests for key, value in hours.items()} == {
         "2026-11-22 12:00:00+00": 60,
         "2026-11-22 13:00:00+00": 30,
@@ -42,7 +46,8 @@ def test_dimensions_and_sums():
         ])
     ])  # fmt: skip
     found = {
-        key[1:]: (sums.requests, sums.retried, sums.cache_hits, sums.bytes_in) for key, sums in folded.traffic.items()
+        key[1:]: (sums.requests, sums.retried, sums.cache_hits, sums.bytes_in)
+        for key, sums in of_routes(folded.traffic).items()
     }
     assert found == {
         (3, 0, 2, "ok"): (1, 0, 1, 0),
@@ -69,3 +74,11 @@ def test_text_from_outside_cannot_shift_columns():
 def test_other_bytes_are_refused(content):
     with pytest.raises(ValueError):
         fold([content])
+
+
+def test_all_routes_together_are_summed_too():
+    folded = fold([lines_of([finished(at_s=NOON_S, duration_ms=n + 1, route=route(n, f"r{n}")) for n in range(1, 9)])])
+    (total,) = (latency for key, latency in folded.latency.items() if key[1:] == (ALL, ALL))
+    assert (total.requests, total.duration_ms) == (8, 44)
+    assert sum(total.duration_bins.values()) == 8
+    assert len(folded.latency) == 9
