@@ -51,7 +51,7 @@ class Journal:
         spool: Path,
         worker: str,
         *,
-        node: str = "",
+        node: str,
         max_bytes: int,
         flush_s: float = 0.2,
         segment_s: float = 0.4,
