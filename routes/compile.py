@@ -20,7 +20,6 @@ from gateway.proxy.snapshot import (
     UpstreamSpec,
     WeightedUpstream,
 )
-from routes import syntax
 from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, digest
 from routes.problems import CompileError, Path, Problem, Row, pointer
 from routes.reading import Reading, read
@@ -111,7 +110,7 @@ def _places(entry: RouteEntry) -> Iterator[object]:
         for group in (entry.header_conditions, entry.query_conditions)
     )
     rest = (frozenset(entry.methods), conditions, entry.priority)
-    patterns = [syntax.pattern(path) for path in entry.paths] or [Pattern("any")]
+    patterns = [Pattern.parse(path) for path in entry.paths] or [Pattern("any")]
     for host in entry.hosts or [""]:
         for pattern in patterns:
             yield host, pattern.segments, pattern.tail, pattern.regex, rest

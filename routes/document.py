@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.proxy.match import check_rewrite
+from gateway.proxy.match import Pattern, check_rewrite
 from gateway.proxy.snapshot import TargetSpec
 from routes import syntax
 
@@ -155,7 +155,7 @@ class RouteFields(Part):
         if rewrite and info.data.get("strip_path"):
             raise ValueError("Strip the path or rewrite it, not both.")
         if rewrite and "paths" in info.data:
-            check_rewrite(rewrite, [syntax.pattern(path) for path in info.data["paths"]])
+            check_rewrite(rewrite, [Pattern.parse(path) for path in info.data["paths"]])
         return rewrite
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
+from collections.abc import Mapping
 from ipaddress import IPv6Address
 from pathlib import PurePosixPath
 
@@ -91,14 +91,8 @@ def method(text: str) -> str:
 def path(text: str) -> str:
     if len(text) > 1000:
         raise ValueError("A path has at most 1000 characters.")
-    pattern(text)
+    Pattern.parse(text)
     return text
-
-
-@lru_cache(maxsize=16_384)
-def pattern(text: str) -> Pattern:
-    """Remembered: from one version to the next, nearly all patterns stay."""
-    return Pattern.parse(text)
 
 
 def header_conditions(conditions: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -135,9 +129,9 @@ def is_storable(value: object) -> bool:
     """No text in it, however deep, that neither PostgreSQL nor UTF-8 can hold."""
     if isinstance(value, str):
         return _UNSTORABLE.search(value) is None
-    if isinstance(value, dict):
-        return all(is_storable(part) for pair in value.items() for part in pair)
-    return not isinstance(value, list) or all(is_storable(part) for part in value)
+    if isinstance(value, Mapping):
+        return all(map(is_storable, value)) and all(map(is_storable, value.values()))
+    return not isinstance(value, list) or all(map(is_storable, value))
 
 
 def _is_latin_1(text: str) -> bool:
