@@ -30,10 +30,12 @@ from gateway.proxy.balancer import Balancer
 from gateway.proxy.batcher import Batcher
 from gateway.proxy.credentials import Credentials
 from gateway.proxy.downstream import Downstream
+from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.found import Changes, Found, Moment
 from gateway.proxy.journal import Journal
 from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.segments import spool_dir
 from gateway.proxy.snapshot import Snapshot
 from gateway.proxy.table import RoutingTable
 from gateway.proxy.transport import Transports
@@ -64,7 +66,7 @@ class Runtime:
         self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
         self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
         self.journal = Journal(
-            environment.data_dir / "spool",
+            spool_dir(environment.data_dir),
             str(worker),
             node=environment.node,
             max_bytes=environment.usage_spool_max_mb << 20,
@@ -118,6 +120,8 @@ class Runtime:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudged.wait(), POLL_S)
             self._nudged.clear()
+            with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
+                await self.batcher.command("PING")
             try:
                 await self._refresh()
             except DatabaseUnavailable:

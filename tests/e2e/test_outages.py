@@ -13,14 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
+import redis
 
 from gateway import embedded
-from tests.e2e.gateway import Gateway, children, route, running, upstream, wait_until
+from keys.secrets import SHOWN_CHARS
+from tests.e2e.gateway import Gateway, route, running, upstream, wait_until
 from tests.e2e.load import Load
 
 pytestmark = pytest.mark.timeout(180)
 
+SHOWN = len("hg_live_") + SHOWN_CHARS
 UNWRITTEN_S = 0.2
 SLACK_S = 0.15  # between the answer's arrival and our note of its time
 
@@ -54,6 +59,23 @@ def gateway(servers: embedded.Servers, directory: Path, plain_upstream: int) -> 
         yield gateway
 
 
+def valkey_pid(servers: embedded.Servers) -> int:
+    with redis.Redis.from_url(servers.places.redis_url) as client:
+        return int(client.info("server")["process_id"])
+
+
+def postgres_pid(servers: embedded.Servers) -> int:
+    return int((servers.places.postgres / "postmaster.pid").read_text().split()[0])
+
+
+def answers(servers: embedded.Servers) -> bool:
+    try:
+        psycopg.connect(servers.places.database_url).close()
+    except psycopg.OperationalError:  # still replaying its log
+        return False
+    return True
+
+
 def test_nothing_is_lost_and_nothing_doubled(gateway: Gateway, servers: embedded.Servers) -> None:
     key = gateway.key("load")
     load = Load(gateway.port, "/x", {"apikey": key}).start()
@@ -74,8 +96,9 @@ def test_nothing_is_lost_and_nothing_doubled(gateway: Gateway, servers: embedded
     worker_kill_s = kills[0]
     recorder = gateway.pids("recorder")[0]
     kill(recorder, lambda: set(gateway.pids("recorder")) - {recorder})
-    for name in ("valkey", "postgres"):
-        kill(children(os.getpid(), name)[0], servers.restart_dead)
+    kill(valkey_pid(servers), servers.restart_dead)
+    kill(postgres_pid(servers), servers.restart_dead)
+    wait_until(lambda: answers(servers), 20, "PostgreSQL has recovered")
     after = served()
     wait_until(lambda: served() > after + 50, what="load after everything came back")
     load.stop()
@@ -91,3 +114,51 @@ def test_nothing_is_lost_and_nothing_doubled(gateway: Gateway, servers: embedded
     wait_until(lambda: not missing(), 20, f"rows of {len(owed)} answered requests")
     total, distinct = gateway.query("SELECT count(*), count(DISTINCT request_id) FROM usage_row")[0]
     assert total == distinct
+
+
+def refused_after_s(gateway: Gateway, key: str) -> float:
+    """Seconds until no worker takes the key any more; each is asked often, for connections choose their worker."""
+    begun_s = time.monotonic()
+
+    def refused() -> bool:
+        codes = {httpx.get(f"{gateway.url}/x", headers={"apikey": key}).status_code for _ in range(12)}
+        return codes == {401}
+
+    wait_until(refused, 5, "the key is refused")
+    return time.monotonic() - begun_s
+
+
+def test_revocation_reaches_every_worker_within_two_seconds_without_redis_too(
+    gateway: Gateway, servers: embedded.Servers
+) -> None:
+    first, second = gateway.key("first"), gateway.key("second")
+    for key in (first, second):
+        assert {httpx.get(f"{gateway.url}/x", headers={"apikey": key}).status_code for _ in range(12)} == {200}
+    gateway.manage("key", "revoke", first[:SHOWN])
+    assert refused_after_s(gateway, first) < 2
+
+    valkey = valkey_pid(servers)
+    os.kill(valkey, signal.SIGSTOP)  # hangs rather than refuses: the harder case
+    try:
+        wait_until(lambda: gateway.get_json("/ready")["degraded"] == ["redis"], what="degraded")
+        assert httpx.get(f"{gateway.url}/x", headers={"apikey": second}).status_code == 200
+        gateway.manage("key", "revoke", second[:SHOWN])
+        assert refused_after_s(gateway, second) < 2
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    wait_until(lambda: gateway.get_json("/ready")["degraded"] == [], what="whole again")
+
+
+def test_a_gateway_starts_and_serves_without_postgres(gateway: Gateway, servers: embedded.Servers) -> None:
+    key = gateway.key("third")
+    gateway.stop()
+    os.kill(postgres_pid(servers), signal.SIGKILL)
+    wait_until(servers.poll, what="PostgreSQL is gone")
+    gateway.start()
+    assert gateway.get_json("/ready")["status"] == "degraded"
+    answer = httpx.get(f"{gateway.url}/x", headers={"apikey": key})
+    assert (answer.status_code, answer.json()["code"]) == (503, "credentials_unavailable")
+    wait_until(servers.restart_dead, what="PostgreSQL is back")
+    wait_until(
+        lambda: httpx.get(f"{gateway.url}/x", headers={"apikey": key}).status_code == 200, 10, "the key counts again"
+    )
