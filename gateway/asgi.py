@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from io import BytesIO
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
@@ -32,7 +33,7 @@ class Application:
         self._probes = {"/health": views.health, "/ready": views.ready}
         self._inside = {"/status": views.status, "/metrics": views.metrics_view}
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind == "http":
             await self._http(scope, receive, send)
@@ -41,15 +42,16 @@ class Application:
         else:
             await send({"type": "websocket.close", "code": 1008})  # no route speaks WebSocket yet: refused with 403
 
-    async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
         view = self._probes.get(path)
         if view is None and path in self._inside and self._is_inside(scope):
             view = self._inside[path]
         if view is not None:
-            await send_whole(await asyncio.to_thread(view, ASGIRequest(scope, None)), send)
+            await send_whole(await asyncio.to_thread(view, ASGIRequest(scope, BytesIO())), send)
         elif self._role == "admin" or (self._control_plane and path.startswith(CONTROL_PREFIXES)):
-            await self._control_plane(scope, receive, send)  # type: ignore[misc]
+            assert self._control_plane is not None
+            await self._control_plane(scope, receive, send)
         else:
             await self._proxy(scope, receive, send)
 

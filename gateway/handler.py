@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
 from io import BytesIO
 from typing import Any
 
@@ -17,6 +18,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+HEAD, BODY = "http.response.start", "http.response.body"
 _NO_BODY = BytesIO()  # Django wants a file; the view reads the body from `request.receive`
 
 
@@ -27,7 +29,7 @@ class ProxyHandler(ASGIHandler):
     def __init__(self) -> None:
         """No middleware chain is loaded, on purpose."""
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = ASGIRequest(scope, _NO_BODY)
         request.receive = receive  # type: ignore[attr-defined]
         task = asyncio.current_task()
@@ -45,31 +47,25 @@ class ProxyHandler(ASGIHandler):
             if watcher is not None:
                 watcher.cancel()
 
-    async def _send(self, response: ProxyResponse, send: Send, abort: Callable[[], None] | None) -> None:  # type: ignore[override]
-        exchange = response.exchange
-        outcome = "client_closed"
+    async def _send(self, response: ProxyResponse, send: Send, abort: Callable[[], None] | None) -> None:
+        exchange, outcome = response.exchange, "client_closed"
         try:
-            await send({
-                "type": "http.response.start", "status": exchange.status, "headers": exchange.response_headers,
-            })  # fmt: skip
+            await send({"type": HEAD, "status": exchange.status, "headers": exchange.response_headers})
             body = exchange.answer_body
-            if type(body) is bytes:
+            if isinstance(body, bytes):
                 exchange.bytes_out = len(body)
-                await send({"type": "http.response.body", "body": body})
+                await send({"type": BODY, "body": body})
             else:
-                async for chunk in body:  # type: ignore[union-attr]
-                    exchange.bytes_out += len(chunk)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+                await send({"type": BODY, "body": b"", "more_body": True})  # a slow stream's head must not wait
+                async with aclosing(response.chunks()) as chunks:
+                    async for chunk in chunks:
+                        await send({"type": BODY, "body": chunk, "more_body": True})
+                await send({"type": BODY, "body": b""})
             outcome = "ok"
-        except UpstreamError as error:
-            outcome, exchange.detail = error.outcome, error.detail
+        except UpstreamError:
             if abort is None:
-                raise
+                raise  # the server closes the connection on an application that fails
             abort()
-        except Exception:
-            outcome = "internal_error"
-            raise
         finally:
             await response.pipeline.finish(exchange, outcome)
 
@@ -85,5 +81,5 @@ async def send_whole(response: HttpResponse, send: Send) -> None:
     """A small finished response of the control plane, past all middleware: for health checks and metrics."""
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     headers.append((b"content-length", b"%d" % len(response.content)))
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": response.content})
+    await send({"type": HEAD, "status": response.status_code, "headers": headers})
+    await send({"type": BODY, "body": response.content})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import cached_property
 from http.cookies import SimpleCookie
 from time import perf_counter, time
@@ -95,9 +95,9 @@ class ProxyResponse(HttpResponseBase):
         self.pipeline = pipeline
         self.status_code = exchange.status
 
-    headers = cached_property(lambda self: ResponseHeaders({}))  # type: ignore[assignment]
-    cookies = cached_property(lambda self: SimpleCookie())  # type: ignore[assignment]
-    _resource_closers = cached_property(lambda self: [])
+    headers: Any = cached_property(lambda self: ResponseHeaders({}))
+    cookies: Any = cached_property(lambda self: SimpleCookie())
+    _resource_closers: Any = cached_property(lambda self: [])
     closed = False
     _reason_phrase = None
     _charset = "utf-8"
@@ -114,7 +114,7 @@ class ProxyResponse(HttpResponseBase):
         async for chunk in self.streaming_content:
             yield chunk
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body; ends the exchange when it ends, in whatever way."""
         exchange, outcome = self.exchange, "client_closed"
         try:

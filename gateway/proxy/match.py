@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 import re2
@@ -291,13 +291,10 @@ class Index(Generic[T]):
     """All routes, ready to be asked. Cost grows with the path's segments, not with the number of routes."""
 
     def __init__(self, routes: Iterable[tuple[RouteSpec, T]]) -> None:
-        rows = sorted(
-            ((*_order(route, host, pattern), route, value, host, pattern) for route, value in routes
-             for host, pattern in _places(route)),
-            key=lambda row: row[:7],
-        )  # fmt: skip
+        rows = [(route, value, host, pattern) for route, value in routes for host, pattern in _places(route)]
+        rows.sort(key=lambda row: _order(row[0], row[2], row[3]))
         by_host: dict[str, list[_Entry[T]]] = {}
-        for rank, (*_, route, value, host, pattern) in enumerate(rows):
+        for rank, (route, value, host, pattern) in enumerate(rows):
             free = not (route.methods or route.headers or route.query)
             by_host.setdefault(host, []).append(_Entry(rank, route, value, pattern, free))
         buckets = {host: _Bucket(entries) for host, entries in by_host.items()}
@@ -343,13 +340,13 @@ class Index(Generic[T]):
 
 def _places(route: RouteSpec) -> Iterator[tuple[str, Pattern | None]]:
     """Each (host, pattern) the route stands at; "" and None mean any."""
-    patterns = [Pattern.parse(text) for text in route.paths] or [None]
+    patterns: list[Pattern | None] = [Pattern.parse(text) for text in route.paths] or [None]
     for host in route.hosts or ("",):
         for pattern in patterns:
             yield host, pattern
 
 
-def _order(route: RouteSpec, host: str, pattern: Pattern | None) -> tuple[object, ...]:
+def _order(route: RouteSpec, host: str, pattern: Pattern | None) -> tuple[Any, ...]:
     host_rank = (2, 0) if not host else (1, -len(host)) if host.startswith("*") else (0, 0)
     kind, specificity = (3, ()) if pattern is None else pattern.rank
     conditions = len(route.headers) + len(route.query)
@@ -385,8 +382,8 @@ def _extract(pattern: Pattern | None, path: str) -> tuple[dict[str, str], str]:
     if pattern.regex:
         match = re2.match(pattern.regex, path)
         groups = {name: unquote(text or "", errors="surrogateescape") for name, text in match.groupdict().items()}
-        rest = path[match.end() :]
-        return groups, rest if rest.startswith("/") or not rest else "/" + rest
+        left = path[match.end() :]
+        return groups, left if left.startswith("/") or not left else "/" + left
     if pattern.is_exact:
         return {}, ""
     segments = path.split("/")[1:]
