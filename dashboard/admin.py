@@ -20,7 +20,7 @@ from gateway.proxy.errors import OUTCOMES
 SHOWN_MAX = 10_000
 
 
-class CappedPaginator(Paginator):  # type: ignore[type-arg]  # no generic at run time
+class CappedPaginator(Paginator):  # no generic at run time
     object_list: QuerySet[UsageRow]
 
     @cached_property
@@ -74,7 +74,7 @@ class StatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(UsageRow)
-class UsageRowAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
+class UsageRowAdmin(ModelAdmin):  # unfold has no types
     """`?route_id=`, `?consumer_id=` and `?key_id=` in the URL work too: pages about those link here."""
 
     list_display = (

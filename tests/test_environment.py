@@ -56,7 +56,7 @@ def test_secrets_may_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     [
         ({"GATEWAY_WORKERS": "many"}, "GATEWAY_WORKERS"),
         ({"GATEWAY_PLUGINS": "gateway.plugins.acl.Misspelt"}, "gateway.E001"),
-        ({"GATEWAY_DATA_DIR": "/proc/none"}, "gateway.E002"),
+        ({"GATEWAY_DATA_DIR": "/dev/null/none"}, "gateway.E002"),
     ],
 )
 def test_check_refuses_nonsense_without_a_traceback(variables: dict[str, str], said: str) -> None:
