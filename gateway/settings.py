@@ -8,7 +8,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 from gateway import environment
-from gateway.embedded import NotStarted, places
+from gateway.embedded import EmbeddedError, NotStarted, places
 
 ENVIRONMENT = environment.load()
 PLACES = places.at(ENVIRONMENT.data_dir)
@@ -22,6 +22,8 @@ def _database(url: str) -> dict[str, Any]:
             return {"ENGINE": "django.db.backends.postgresql", **PLACES.database}
         except NotStarted:  # `manage.py up` makes it; what needs no database (help, mypy) works before that
             return {"ENGINE": "django.db.backends.postgresql", "NAME": "hydragate", "HOST": str(PLACES.sockets)}
+        except EmbeddedError as error:
+            raise environment.BadEnvironment(str(error)) from None
     parts: dict[str, Any] = conninfo_to_dict(url)
     return {
         "ENGINE": "django.db.backends.postgresql",
@@ -40,6 +42,8 @@ def _secret_key() -> str:
         return ENVIRONMENT.secret_key or PLACES.secret("secret-key")
     except NotStarted:
         return ""
+    except EmbeddedError as error:
+        raise environment.BadEnvironment(str(error)) from None
 
 
 DEBUG = ENVIRONMENT.debug

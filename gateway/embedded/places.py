@@ -98,7 +98,7 @@ class Places:
     def secret(self, name: str) -> str:
         try:
             return (self.secrets / name).read_text().strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise NotStarted(f"Nothing was started in {self.data_dir} yet: `manage.py up` does.") from None
         except PermissionError:
             raise PlaceUnusable(f"{self.secrets} belongs to another account; ask as that one.") from None
