@@ -23,7 +23,7 @@ function fixed.take(limit, state) state[2] = state[2] + 1 end
 function fixed.reset(limit, state, now) return state[1] + limit.window - now end
 fixed.retry = fixed.reset
 
-local function leaves(limit, slot) return (slot + 1) * limit.slot - 1 + limit.window end
+local function leaves(limit, last) return last + limit.window end
 
 function sliding.rolled(limit, state, now)
   local first = 1
@@ -39,11 +39,11 @@ function sliding.free(limit, state)
   return room
 end
 function sliding.take(limit, state, now)
-  local slot, last = floor(now / limit.slot), #state
-  if last > 0 and state[last - 1] >= slot then
-    state[last] = state[last] + 1
+  local last = #state
+  if last > 0 and floor(state[last - 1] / limit.slot) >= floor(now / limit.slot) then
+    state[last - 1], state[last] = max(state[last - 1], now), state[last] + 1
   else
-    state[last + 1], state[last + 2] = slot, 1
+    state[last + 1], state[last + 2] = now, 1
   end
 end
 function sliding.reset(limit, state, now)

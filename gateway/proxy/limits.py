@@ -7,8 +7,8 @@ counted. The empty tuple is a key nobody has used.
 | algorithm        | state                         | promise                                                         |
 |------------------|-------------------------------|-----------------------------------------------------------------|
 | `fixed-window`   | (window start, taken)         | `limit` per window; up to twice that across a window's end      |
-| `sliding-window` | (slot, taken, slot, taken, …) | never more than `limit` in any `window_s`; room comes back up   |
-|                  |                               | to 1/60 of the window later than an exact log would give it     |
+| `sliding-window` | (last ms, taken, …), one pair | never more than `limit` in any `window_s`; room comes back up   |
+|                  | for each 1/60 of the window   | to 1/60 of the window later than an exact log would give it     |
 | `token-bucket`   | (last ms, level)              | `burst` at once, then an even `limit` per `window_s`            |
 
 A level counts token parts: one token is `window_ms` parts and each ms adds `limit` of them, so nothing is ever rounded.
@@ -106,10 +106,10 @@ def _taken(limit: Limit, state: State, now_ms: int) -> State:
     if limit.algorithm == "fixed-window":
         return state[0], state[1] + 1
     if limit.algorithm == "sliding-window":
-        slot = now_ms // _slot_ms(limit)
-        if state and state[-2] >= slot:
-            return *state[:-1], state[-1] + 1
-        return *state, slot, 1
+        slot_ms = _slot_ms(limit)
+        if state and state[-2] // slot_ms >= now_ms // slot_ms:
+            return *state[:-2], max(state[-2], now_ms), state[-1] + 1
+        return *state, now_ms, 1
     return state[0], state[1] - limit.window_ms
 
 
@@ -137,9 +137,9 @@ def _slot_ms(limit: Limit) -> int:
     return _ceil(limit.window_ms, SLOTS)
 
 
-def _leaves_ms(limit: Limit, slot: int) -> int:
-    """When the last ms of a slot is a whole window ago."""
-    return (slot + 1) * _slot_ms(limit) - 1 + limit.window_ms
+def _leaves_ms(limit: Limit, last_ms: int) -> int:
+    """When a slot's last request is a whole window ago: all of the slot leaves with it."""
+    return last_ms + limit.window_ms
 
 
 def _ceil(dividend: int, divisor: int) -> int:
