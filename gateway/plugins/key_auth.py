@@ -68,10 +68,11 @@ class KeyAuth(Plugin):
         self._header_names = frozenset(name.lower().encode() for name in config.key_names if config.key_in_header)
         self._query_names = frozenset(name.encode() for name in config.key_names if config.key_in_query)
         self._challenge = ((b"www-authenticate", f'ApiKey realm="{config.realm}"'.encode()),)
-        places = [f"the header {name}" for name in config.key_names if config.key_in_header]
-        places += [f"the query parameter {name}" for name in config.key_names if config.key_in_query]
-        places += ["`Authorization: Bearer <key>`"] if config.key_in_authorization else []
-        self._missing = f"This request has no API key. Send one in {' or '.join(places)}."
+        names = " or ".join(f"`{name}`" for name in config.key_names)
+        places = [f"in the header {names}"] if config.key_in_header else []
+        places += [f"in the query parameter {names}"] if config.key_in_query else []
+        places += ["as `Authorization: Bearer <key>`"] if config.key_in_authorization else []
+        self._missing = f"This request has no API key. Send one {', or '.join(places)}."
 
     async def access(self, exchange: Exchange) -> None:
         if not self.config.run_on_preflight and _is_preflight(exchange):

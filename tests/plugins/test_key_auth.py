@@ -104,7 +104,7 @@ async def test_a_key_in_authorization_goes_also_if_an_empty_header_stands_beside
 async def test_without_a_key_the_client_learns_where_to_put_one(make, exchange_of, sent) -> None:
     error = await refusal(make("key-auth"), exchange_of(headers=sent))
     assert error.code == "key_missing"
-    assert "header apikey" in error.detail
+    assert "in the header `apikey` or `x-api-key`" in error.detail
 
 
 @pytest.mark.parametrize(
