@@ -78,7 +78,7 @@ def _upstreams(reading: Reading) -> Iterator[Problem]:
 
 
 def _routes(reading: Reading) -> Iterator[Problem]:
-    for index, entry in reading.routes.items():
+    for index, entry in sorted({**reading.routes, **reading.mended}.items()):
         row = ("routes", entry.name)
         if entry.enabled and not entry.upstreams:
             yield _at("routes", index, row, ("upstreams",), "The route leads nowhere: give it an upstream.")

@@ -6,6 +6,7 @@ Each entry is read on its own, so one bad field hides nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ class Reading:
     upstreams: dict[int, UpstreamEntry] = field(default_factory=dict)
     routes: dict[int, RouteEntry] = field(default_factory=dict)
     plugins: dict[int, PluginEntry] = field(default_factory=dict)
+    mended: dict[int, RouteEntry] = field(default_factory=dict)  # unsound routes without their faulty fields
     named: dict[str, set[str]] = field(default_factory=lambda: {section: set() for section in SECTIONS})
     problems: list[Problem] = field(default_factory=list)
 
@@ -57,9 +59,12 @@ def _section(reading: Reading, document: Mapping[str, Any], section: str, shape:
         try:
             sound[index] = shape.model_validate(raw)
         except ValidationError as error:
-            for path, message in explain(error):
+            faults = explain(error)
+            for path, message in faults:
                 part, rest = _part(raw, path)
                 reading.problems.append(Problem(row + part, rest, message, pointer((section, index, *path))))
+            if shape is RouteEntry:
+                _mend(reading, index, raw, {path[0] for path, _ in faults if path})
         name = raw.get("name") if isinstance(raw, Mapping) else None
         if isinstance(name, str):
             if section != "plugins" and name in reading.named[section]:
@@ -67,6 +72,13 @@ def _section(reading: Reading, document: Mapping[str, Any], section: str, shape:
                 reading.problems.append(Problem(row, ("name",), message, pointer((section, index, "name"))))
             reading.named[section].add(name)
     return sound
+
+
+def _mend(reading: Reading, index: int, raw: object, faulty: set[str | int]) -> None:
+    """Keeps what an unsound route leads to, so that an unknown upstream is named together with the rest."""
+    if isinstance(raw, Mapping) and not faulty & {"name", "upstreams"}:
+        with suppress(ValidationError):
+            reading.mended[index] = RouteEntry.model_validate({k: v for k, v in raw.items() if k not in faulty})
 
 
 def explain(error: ValidationError) -> list[tuple[Path, str]]:

@@ -1,14 +1,24 @@
-"""Starts what the suite needs, once: embedded PostgreSQL and Valkey, unless DATABASE_URL / REDIS_URL name others."""
+"""Starts what the suite needs, once: embedded PostgreSQL and Valkey, unless DATABASE_URL / REDIS_URL name others.
+
+And what whole-gateway tests share: databases of their own, a running gateway, an upstream.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import django
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
 DATA_DIR = Path(tempfile.mkdtemp(prefix="hg-test-"))
@@ -17,7 +27,10 @@ os.environ["GATEWAY_DATA_DIR"] = str(DATA_DIR)
 os.environ["DJANGO_SETTINGS_MODULE"] = "gateway.settings"
 os.environ.setdefault("SECRET_KEY", "only-for-tests")
 
+from django.conf import settings  # noqa: E402
+
 from gateway import embedded  # noqa: E402
+from tests.e2e.gateway import Gateway, running  # noqa: E402
 
 SERVERS = pytest.StashKey[embedded.Servers]()
 
@@ -34,3 +47,67 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if servers := config.stash.get(SERVERS, None):
         servers.stop()
     shutil.rmtree(DATA_DIR, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="hg-e2e-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def database_url() -> Iterator[str]:
+    """A fresh database on the suite's PostgreSQL, as a connection string."""
+    base = settings.DATABASES["default"]
+    parts = {
+        "host": base["HOST"], "port": base.get("PORT", ""), "user": base["USER"], "password": base.get("PASSWORD", ""),
+    }  # fmt: skip
+    parts = {key: value for key, value in parts.items() if value}
+    name = f"hg_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(make_conninfo(dbname="postgres", **parts), autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        yield make_conninfo(dbname=name, **parts)
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def gateway(directory: Path, database_url: str, request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    """One worker unless the module says `GATEWAY_WORKERS = n`."""
+    environment = {"DATABASE_URL": database_url, "REDIS_URL": settings.REDIS_URL}
+    workers = getattr(request.module, "GATEWAY_WORKERS", 1)
+    with running(Gateway(directory, environment, workers)) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def plain_upstream() -> Iterator[int]:
+    """The port of an upstream that says 200 to everything, fast enough for load."""
+    loop = asyncio.new_event_loop()
+    ports: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+
+    async def start() -> asyncio.Server:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        ports.append(server.sockets[0].getsockname()[1])
+        return server
+
+    server = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield ports[0]
+
+    async def stop() -> None:
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    loop.close()

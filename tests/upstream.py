@@ -93,13 +93,13 @@ class Upstream:
 
 @contextlib.asynccontextmanager
 async def serving(
-    script: Script, *, host: str = "127.0.0.1", unix_path: str = "", tls: ssl.SSLContext | None = None
+    script: Script, *, host: str = "127.0.0.1", port: int = 0, unix_path: str = "", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Upstream]:
     upstream = Upstream(script)
     if unix_path:
         server = await asyncio.start_unix_server(upstream._serve, unix_path, ssl=tls)
     else:
-        server = await asyncio.start_server(upstream._serve, host, 0, ssl=tls)
+        server = await asyncio.start_server(upstream._serve, host, port, ssl=tls)
         upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream

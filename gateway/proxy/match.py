@@ -28,6 +28,9 @@ from gateway.proxy.snapshot import FieldCondition, RouteSpec
 
 T = TypeVar("T")
 
+_RE2 = re2.Options()
+_RE2.log_errors = False  # a bad expression is an answer to its author, not a line on our standard error
+
 # --- reading a path ---------------------------------------------------------------------------------------------------
 
 #: What makes a path worth a second look; everything else is its own normal form.
@@ -152,7 +155,7 @@ class Pattern:
     def _parse_regex(cls, text: str) -> Pattern:
         expression = text[1:]
         try:
-            names = re2.compile(expression).groupindex
+            names = re2.compile(expression, _RE2).groupindex
         except re2.error as error:
             reason = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
             raise ValueError(f"'{expression}' is not a regular expression RE2 accepts: {reason}.") from error

@@ -83,6 +83,7 @@ def test_a_change_that_does_not_compile_has_never_happened(configured):
     assert [problem.where for problem in caught.value.problems] == [
         'upstreams["users"].tags[0]',
         'routes["nowhere"].paths[0]',
+        'routes["nowhere"].upstreams',
     ]
     assert not Route.objects.filter(name="nowhere").exists()
     assert selectors.live_version() == (1, configured.digest)

@@ -75,11 +75,11 @@ class Machine:
         return places.at(self.settings.data_dir)
 
     def run(self) -> int:
-        self.story.say(f"HydraGate, data in {self.settings.data_dir}", "bold")
-        self.node.claim()
-        self.node.bind()
         try:
             with interruptible():
+                self.story.say(f"HydraGate, data in {self.settings.data_dir}", "bold")
+                self.node.claim()
+                self.node.bind()
                 make_secret_key(self.here)
                 if not (self.settings.database_url and self.settings.redis_url):
                     self.servers.start()
@@ -164,13 +164,21 @@ def kept(here: Places, name: str) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the start as Ctrl-C does: by an exception, so that everything is undone."""
+    """SIGTERM and a closed terminal end the start as Ctrl-C does: by an exception, so that everything is undone.
+
+    Python drops an exception that a handler raises inside a finaliser; then it is raised at the end of the block.
+    """
+    interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     with handling(interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 @contextmanager
