@@ -11,6 +11,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 
 from dashboard.models import UsageRow
@@ -78,8 +79,8 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
     """`?route_id=`, `?consumer_id=` and `?key_id=` in the URL work too: pages about those link here."""
 
     list_display = (
-        "at", "method", "host", "path", "status", "outcome", "duration_ms", "upstream_ms", "route_id", "consumer_id",
-        "client_ip", "request_id",
+        "when", "method", "host", "path", "status", "outcome", "duration_ms", "upstream_ms", "route_id", "consumer_id",
+        "client_ip",
     )  # fmt: skip
     list_filter = (WhenFilter, OutcomeFilter, StatusFilter)
     search_fields = ("request_id__exact",)
@@ -89,6 +90,11 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
     list_per_page = 50
     show_full_result_count = False
     paginator = CappedPaginator
+
+    @admin.display(description="when")
+    def when(self, row: UsageRow) -> str:
+        at = f"{timezone.localtime(row.at):%Y-%m-%d %H:%M:%S}"
+        return format_html('<span class="whitespace-nowrap">{}</span>', at)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

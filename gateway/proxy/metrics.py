@@ -20,7 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from gateway.proxy.errors import OUTCOMES
 from gateway.proxy.record import Record
 
-__all__ = ["CONTENT_TYPE", "config_version", "exposition", "fold", "process_dead"]
+__all__ = ["CONTENT_TYPE", "config_version", "exposition", "fold", "process_dead", "refused"]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 INFINITY = float("inf")
@@ -32,6 +32,10 @@ REQUESTS = Counter(
     ["route", "method", "status_class"],
 )  # fmt: skip
 OUTCOME = Counter("hydragate_requests_by_outcome_total", "Requests that ended, by why they ended so.", ["outcome"])
+REFUSED = Counter(
+    "hydragate_refused_total", "Requests the front refused before a route was looked for: not valid HTTP, too large.",
+    ["status"],
+)  # fmt: skip
 RATE_LIMITED = Counter("hydragate_rate_limited_total", "Requests refused by a rate limit.", ["route"])
 DURATION = Histogram(
     "hydragate_request_duration_seconds", "First byte of a request to last byte of its answer.", ["route"],
@@ -116,6 +120,11 @@ def fold(records: Sequence[Record]) -> None:
     _duration.flush()
     _upstream.flush()
     _gateway.flush()
+
+
+def refused(status: int, code: str, client: object) -> None:
+    """The front's own answers: no exchange, no usage row. Statuses are a closed list, codes name the same things."""
+    REFUSED.labels(str(status)).inc()
 
 
 def config_version(version: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from gateway import environment
 from gateway.server.child import READY_FD
 from gateway.server.limits import Limits
+from gateway.server.listener import OnRefused
 from gateway.server.runner import WorkerServer
 
 GATEWAY = "gateway.asgi:application"
@@ -30,6 +31,7 @@ class Life:
     start: Callable[[], Coroutine[Any, Any, None]]
     drain: Callable[[], None]
     stop: Callable[[], Coroutine[Any, Any, None]]
+    refused: OnRefused | None = None
 
 
 def main() -> None:
@@ -55,6 +57,7 @@ def main() -> None:
         on_start=start,
         on_drain=life.drain,
         on_stop=life.stop,
+        on_refused=life.refused,
         drain_timeout_s=settings.drain_timeout_s,
     ).run()
 
@@ -84,9 +87,10 @@ def _import(name: str) -> Any:
 def _life(app: str) -> Life:
     if app == GATEWAY:
         from gateway import runtime  # needs settings, which `_import` of the application has set up
+        from gateway.proxy import metrics
 
         current = runtime.current()
-        return Life(current.start, current.begin_drain, current.stop)
+        return Life(current.start, current.begin_drain, current.stop, metrics.refused)
 
     async def nothing() -> None: ...
 
