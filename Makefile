@@ -55,5 +55,5 @@ $(VENV)/installed-run: requirements.lock | $(PY)
 
 $(VENV)/installed-dev: requirements-dev.lock | $(PY)
 	@echo "Installing requirements-dev.lock into $(VENV) …"
-	@$(PIP) -r requirements-dev.lock
+	@$(PIP) --no-deps -r requirements-dev.lock
 	@touch $@ $(VENV)/installed-run
