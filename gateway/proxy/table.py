@@ -7,7 +7,7 @@ first calls. The most specific setting of a plugin wins whole; settings are not 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,22 +97,49 @@ class RoutingTable:
         self.index: Index[CompiledRoute] = Index((route, compiler.route(route)) for route in snapshot.routes)
 
 
+class Settings:
+    """Which setting of each plugin applies where. Of specs alone, so that a page that explains a route can ask too."""
+
+    __slots__ = ("_by_place", "_positions")
+
+    def __init__(self, settings: Iterable[PluginSpec], order: Sequence[str]) -> None:
+        """`order`: the names of the plugins as they run; others stand last, by name."""
+        self._positions = {name: position for position, name in enumerate(order)}
+        self._by_place: dict[tuple[Scope, str], list[PluginSpec]] = {}
+        for setting in settings:
+            self._by_place.setdefault((setting.scope, setting.route or setting.upstream), []).append(setting)
+
+    def applying(self, route: str, upstream: str) -> list[PluginSpec]:
+        """All that could apply on the way from a route to one of its upstreams, most specific first."""
+        found: list[PluginSpec] = []
+        for scope in _SPECIFICITY:
+            place = route if scope.startswith("route") else upstream if scope.startswith("upstream") else ""
+            found += self._by_place.get((scope, place), ())
+        return found
+
+    def chosen(self, applying: Iterable[PluginSpec], consumer_id: int = 0) -> list[PluginSpec]:
+        """The one of each plugin that does apply to a consumer (0: nobody), in the order they run."""
+        winners: dict[str, PluginSpec] = {}
+        for setting in applying:
+            if setting.consumer_id in (0, consumer_id):
+                winners.setdefault(setting.name, setting)
+        last = len(self._positions)
+        return sorted(winners.values(), key=lambda setting: (self._positions.get(setting.name, last), setting.name))
+
+
 class _Compiler:
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         self.snapshot = snapshot
-        self.order = list(registry.names)
+        self.settings = Settings(snapshot.plugins, registry.names)
         self.plugins = {s.id: registry[s.name](s.config, resources, s.id) for s in snapshot.plugins}
-        identifying = [self.order.index(name) for name in self.order if registry[name].identifies]
-        self.identify_count = max(identifying, default=-1) + 1
-        self.by_place: dict[tuple[Scope, str], list[PluginSpec]] = {}
-        for setting in snapshot.plugins:
-            self.by_place.setdefault((setting.scope, setting.route or setting.upstream), []).append(setting)
+        identifying = [position for position, name in enumerate(registry.names) if registry[name].identifies]
+        self.identify_names = frozenset(registry.names[: max(identifying, default=-1) + 1])
 
     def route(self, route: RouteSpec) -> CompiledRoute:
         branches = []
         for link in route.upstreams:
             upstream = self.snapshot.upstreams[link.upstream]
-            settings = list(self._applying(route.name, upstream.name))
+            settings = self.settings.applying(route.name, upstream.name)
             special = frozenset(setting.consumer_id for setting in settings if setting.consumer_id)
 
             def build(consumer_id: int, settings: list[PluginSpec] = settings) -> tuple[tuple[AccessHook, ...], Chain]:
@@ -121,21 +148,10 @@ class _Compiler:
             branches.append(Branch(upstream, link.weight, special, build))
         return CompiledRoute(route, branches)
 
-    def _applying(self, route: str, upstream: str) -> Iterable[PluginSpec]:
-        """Settings that could apply, most specific first."""
-        for scope in _SPECIFICITY:
-            place = route if scope.startswith("route") else upstream if scope.startswith("upstream") else ""
-            yield from self.by_place.get((scope, place), ())
-
     def _chain(self, settings: list[PluginSpec], consumer_id: int) -> tuple[tuple[AccessHook, ...], Chain]:
-        chosen: dict[str, Plugin] = {}
-        for setting in settings:
-            if setting.consumer_id in (0, consumer_id) and setting.name not in chosen:
-                chosen[setting.name] = self.plugins[setting.id]
-        plugins = [chosen[name] for name in self.order if name in chosen]
-        identify_names = set(self.order[: self.identify_count])
-        first = [plugin for plugin in plugins if plugin.name in identify_names]
-        then = [plugin for plugin in plugins if plugin.name not in identify_names]
+        plugins = [self.plugins[setting.id] for setting in self.settings.chosen(settings, consumer_id)]
+        first = [plugin for plugin in plugins if plugin.name in self.identify_names]
+        then = [plugin for plugin in plugins if plugin.name not in self.identify_names]
         chain = Chain(
             access=_hooks("access", then),
             response=_hooks("response", reversed(plugins)),
