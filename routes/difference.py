@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from routes.document import SECTIONS, setting_key
 
 Rows = dict[str, dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """`fields` of a changed row: each with its value before and after. Empty for a row that came or went."""
+
+    section: str
+    name: str
+    kind: Literal["added", "removed", "changed"]
+    fields: Mapping[str, tuple[Any, Any]]
+
+    def __str__(self) -> str:
+        sign = {"added": "+", "removed": "-", "changed": "~"}[self.kind]
+        line = f'{sign} {self.section}["{self.name}"]'
+        return f"{line}: {', '.join(self.fields)}" if self.fields else line
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[RowChange]:
+    """By section, then by name."""
+    return [
+        change for section in SECTIONS for change in _changes(section, _rows(before, section), _rows(after, section))
+    ]
+
+
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """One line for each row: `+ routes["users"]`, `- …`, `~ routes["users"]: paths, priority`."""
-    return [line for section in SECTIONS for line in _lines(section, _rows(before, section), _rows(after, section))]
+    return [str(change) for change in changes(before, after)]
 
 
-def _lines(section: str, before: Rows, after: Rows) -> Iterator[str]:
+def _changes(section: str, before: Rows, after: Rows) -> Iterator[RowChange]:
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old is None:
-            yield f'+ {section}["{name}"]'
+            yield RowChange(section, name, "added", {})
         elif new is None:
-            yield f'- {section}["{name}"]'
-        elif changed := [field for field in new if new[field] != old.get(field)]:
-            yield f'~ {section}["{name}"]: {", ".join(changed)}'
+            yield RowChange(section, name, "removed", {})
+        elif changed := {field: (old.get(field), new[field]) for field in new if new[field] != old.get(field)}:
+            yield RowChange(section, name, "changed", changed)
 
 
 def _rows(document: Mapping[str, Any], section: str) -> Rows:
