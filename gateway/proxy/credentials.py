@@ -125,11 +125,16 @@ class Credentials:
         return found.answer
 
     async def _find(self, digest: bytes) -> Credential | Refusal:
-        """Lookups of one digest share one task, which outlives a caller who leaves."""
+        """Lookups of one digest share one task, which outlives a caller who leaves.
+
+        While PostgreSQL fails nobody waits for it with an answer at hand: the look finds out whether it is back.
+        """
         task = self._pending.get(digest)
         if task is None:
             task = self._pending[digest] = asyncio.create_task(self._look(digest))
             task.add_done_callback(lambda _: self._pending.pop(digest, None))
+        if self._failing and (entry := self._lasting(digest)) is not None:
+            return self._answer(entry.found)
         found = await asyncio.shield(task)
         if found is None:
             raise CredentialsUnavailable()
@@ -192,11 +197,16 @@ class Credentials:
         return True
 
     def _stale(self, digest: bytes) -> Found | None:
-        entry = self._known.get(digest)
-        if entry is None or self._clock() - entry.read_s > STALE_S:
+        entry = self._lasting(digest)
+        if entry is None:
             return None
         entry.checked_s = self._clock()  # others need not look again at once
         return entry.found
+
+    def _lasting(self, digest: bytes) -> Entry | None:
+        """What is remembered, as long as it may count without PostgreSQL."""
+        entry = self._known.get(digest)
+        return None if entry is None or self._clock() - entry.read_s > STALE_S else entry
 
     async def _recall(self, digest: bytes) -> Found | None:
         """From Redis, unless a change that we know of makes it worthless, or we have not heard of any change yet."""

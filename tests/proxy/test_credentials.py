@@ -357,6 +357,24 @@ class TestOutage:
         with pytest.raises(CredentialsUnavailable):
             await ask(worker)
 
+    async def test_nobody_with_a_remembered_key_waits_for_a_database_that_hangs(self, world: World) -> None:
+        """The first to notice waits once; later looks go on beside the requests, until one succeeds."""
+        worker = world.worker(fetch_timeout_s=0.2)
+        world.poll(worker)
+        await ask(worker)
+        world.redis_up = False
+        world.now_s += 6  # the feed counts as silent: answers are looked at again
+        world.during_read = asyncio.Event().wait
+        assert await ask(worker) == CREDENTIAL
+        world.now_s += 3
+        back = asyncio.Event()
+        world.during_read = back.wait
+        world.change(KEY, REVOKED)
+        assert await asyncio.wait_for(ask(worker), 0.1) == CREDENTIAL
+        back.set()
+        while await ask(worker) != REVOKED:
+            await asyncio.sleep(0)
+
     async def test_a_revoked_key_does_not_count_in_the_outage_that_follows(self, world: World) -> None:
         worker = world.worker()
         world.poll(worker)
