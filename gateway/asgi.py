@@ -14,10 +14,10 @@ import django
 django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402
-from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 
 from gateway import runtime, views  # noqa: E402
-from gateway.handler import ProxyHandler, Receive, Send, send_whole  # noqa: E402
+from gateway.handler import ProxyHandler, ProxyRequest, Receive, Send, send_whole  # noqa: E402
 
 #: In the `all` role these are the control plane's; a route cannot have them (the compiler says so).
 CONTROL_PREFIXES = ("/admin/", "/dashboard/", "/static/", "/docs/")
@@ -48,7 +48,7 @@ class Application:
         if view is None and path in self._inside and self._is_inside(scope):
             view = self._inside[path]
         if view is not None:
-            await send_whole(await asyncio.to_thread(view, ASGIRequest(scope, BytesIO())), send)
+            await send_whole(await asyncio.to_thread(view, ProxyRequest(scope, BytesIO())), send)
         elif self._role == "admin" or (self._control_plane and path.startswith(CONTROL_PREFIXES)):
             assert self._control_plane is not None
             await self._control_plane(scope, receive, send)

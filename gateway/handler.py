@@ -22,6 +22,15 @@ HEAD, BODY = "http.response.start", "http.response.body"
 _NO_BODY = BytesIO()  # Django wants a file; the view reads the body from `request.receive`
 
 
+class ProxyRequest(ASGIRequest):
+    """Django's own request, except that it leaves the Content-Type alone: parsing it raises on some values, and
+    Python's codecs keep every name of a character set they were asked for, so clients could fill the memory with them.
+    """
+
+    def _set_content_type_params(self, meta: object) -> None:
+        """Nothing here reads the body."""
+
+
 class ProxyHandler(ASGIHandler):
     """An ASGI application. Our server's scope extensions `hydragate.disconnect` and `hydragate.abort` save a watcher
     task and make a broken answer visible; on any other ASGI server the plain protocol does the same, a little later."""
@@ -30,7 +39,7 @@ class ProxyHandler(ASGIHandler):
         """No middleware chain is loaded, on purpose."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        request = ASGIRequest(scope, _NO_BODY)
+        request = ProxyRequest(scope, _NO_BODY)
         request.receive = receive  # type: ignore[attr-defined]
         task = asyncio.current_task()
         assert task is not None
