@@ -14,9 +14,9 @@ import httpx
 from gateway.proxy import headers as fields
 from gateway.proxy.answer import UpstreamAnswer
 from gateway.proxy.balancer import Balancer, TargetState
-from gateway.proxy.errors import BodyTooLarge, ConnectFailed, UpstreamError
+from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.match import rewrite_path
+from gateway.proxy.match import climbs, is_plain, rewrite_path
 from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 
@@ -168,6 +168,8 @@ def _request_target(exchange: Exchange, route: RouteSpec) -> bytes:
             path = exchange.path_tail.encode("ascii") or b"/"
         else:
             path = exchange.raw_path
+    if path is not exchange.raw_path and not is_plain(exchange.raw_path) and climbs(path):
+        raise AmbiguousPath("Read differently, this path would leave its route. Send it without encoded dot segments.")
     query = exchange.query if exchange.upstream_query is None else exchange.upstream_query
     return path + b"?" + query if query else path
 

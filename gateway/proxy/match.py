@@ -97,6 +97,12 @@ def other_readings(raw: bytes) -> set[str]:
     return readings
 
 
+def climbs(path: bytes) -> bool:
+    """Whether a path has a `..` segment in any reading. One that a route or plugin wrote must not: what it stands below
+    would be left again."""
+    return any(".." in reading.split("/") for reading in other_readings(path))
+
+
 def _requote(decoded: bytes) -> str:
     return quote(decoded, safe=_PATH_SAFE.replace("%", "") + "\\")
 
