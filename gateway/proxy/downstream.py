@@ -13,6 +13,10 @@ _OWNED = frozenset({b"forwarded", b"x-real-ip", b"x-credential-identifier", b"x-
 _OWNED_PREFIXES = (b"x-forwarded-", b"x-consumer-", b"daphne-")
 
 
+#: The body's length stays whatever `Connection` says, for the body stays too.
+_FRAMING = frozenset({b"content-length"})
+
+
 class Downstream:
     """Reads the client's side. `trusted`: networks whose `X-Forwarded-*` are believed."""
 
@@ -34,7 +38,7 @@ class Downstream:
             exchange.peer_trusted = True
             self._believe(exchange)
         dropped = self._dropped
-        named = connection_options(pairs) if connection else ()
+        named = connection_options(pairs) - _FRAMING if connection else ()
         kept = [p for p in pairs if not (dropped[p[0]] if p[0] in dropped else self._drops(p[0]))]
         exchange.headers = [p for p in kept if p[0] not in named] if named else kept
 
@@ -49,8 +53,8 @@ class Downstream:
         """Hop-by-hop, or ours, or a look-alike of ours by `_` or `.`. Remembered: clients use few names."""
         canonical = name.replace(b"_", b"-").replace(b".", b"-")
         owned = canonical in _OWNED or canonical.startswith(_OWNED_PREFIXES)
-        drops = owned or name in HOP_BY_HOP or name == b"host"
-        if len(self._dropped) < 2000:  # a bound against made-up names
+        drops = owned or canonical in HOP_BY_HOP or name == b"host" or canonical in _FRAMING - {name}
+        if len(self._dropped) < 2000 and len(name) <= 64:  # bounds against made-up names
             self._dropped[name] = drops
         return drops
 
