@@ -75,6 +75,11 @@ class ProxyHandler(ASGIHandler):
             if abort is None:
                 raise  # the server closes the connection on an application that fails
             abort()
+        except OSError:  # the client has left (ASGI 2.4)
+            raise
+        except Exception:  # a plugin made an answer that cannot be sent
+            outcome = "internal_error"
+            raise
         finally:
             await response.pipeline.finish(exchange, outcome)
 

@@ -56,6 +56,7 @@ class Exchange:
     __slots__ = (
         "answer_body",
         "authority",
+        "bodies",
         "body",
         "bytes_in",
         "bytes_out",
@@ -143,6 +144,7 @@ class Exchange:
         self.status = 0  # 0: no answer yet
         self.response_headers: Pairs | None = None
         self.answer_body: bytes | AsyncIterator[bytes] = b""
+        self.bodies: list[AsyncIterator[bytes]] = []  # what body hooks made of the answer's, outermost first
         self.release: Callable[[], Awaitable[None]] | None = None  # gives the upstream's connection back
         self.cache_status = ""
         self.outcome = ""

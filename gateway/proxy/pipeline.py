@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from random import random
 from time import perf_counter
 
@@ -95,8 +95,10 @@ class Pipeline:
                 assert exchange.response_headers is not None
                 remove(exchange.response_headers, b"content-length")
                 chunks = _chunks(exchange.answer_body)
+                exchange.bodies.append(chunks)
                 for wrap in chain.body:
                     chunks = wrap(exchange, chunks)
+                    exchange.bodies.insert(0, chunks)
                 exchange.answer_body = chunks
         except Exception:
             logger.exception("a response hook of route %s failed, request %s", _route_name(exchange), exchange.id)
@@ -113,13 +115,19 @@ class Pipeline:
         exchange.finished_s = perf_counter()
         self.in_flight -= 1
         exchange.outcome = outcome if outcome != "ok" else exchange.outcome or "ok"
-        for hook in exchange.chain.log:
+        try:
+            if exchange.bodies:
+                await _close(exchange)
+        finally:  # whoever cancels us there: the rest is never skipped
+            self._log(exchange)
+            await _release(exchange)
+
+    def _log(self, exchange: Exchange) -> None:
+        for hook in (*exchange.chain.log, self._record):
             try:
                 hook(exchange)
-            except Exception:  # protects the record and the other hooks from one plugin
+            except Exception:  # protects the connection and the other hooks from one plugin
                 logger.exception("a log hook of route %s failed, request %s", _route_name(exchange), exchange.id)
-        self._record(exchange)
-        await _release(exchange)
 
 
 async def _access(hooks: tuple[AccessHook, ...], exchange: Exchange) -> Answer | None:
@@ -138,6 +146,18 @@ async def _access(hooks: tuple[AccessHook, ...], exchange: Exchange) -> Answer |
         logger.exception("an access hook of route %s failed, request %s", _route_name(exchange), exchange.id)
         raise PluginFailed() from error
     return None
+
+
+async def _close(exchange: Exchange) -> None:
+    """End what the body hooks began, from the outside in: a generator left alone would end whenever it is collected."""
+    for chunks in exchange.bodies:
+        try:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+        except Exception:  # protects the other generators and the record from one plugin
+            logger.exception(
+                "a body hook of route %s failed at its end, request %s", _route_name(exchange), exchange.id
+            )
 
 
 async def _release(exchange: Exchange) -> None:
