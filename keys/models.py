@@ -1,14 +1,16 @@
-"""Who calls (Consumer), what proves it (ApiKey), and the feed by which workers learn that an answer changed.
+"""Who calls (Consumer), what proves it (ApiKey), and the feed by which workers learn that an answer changed. And what
+opens the admin API (AdminToken), which no worker ever asks for.
 
-A key's secret is never stored: `digest` is its SHA-256, which is enough for 160 random bits and costs microseconds.
+A secret is never stored: `digest` is its SHA-256, which is enough for 160 random bits and costs microseconds.
 Rows of CredentialChange are written by triggers (migration 0002), so no way of changing a row can forget to.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
@@ -23,6 +25,8 @@ WORD = r"[A-Za-z0-9][A-Za-z0-9_.:/*-]{0,63}"
 #: Text that goes into a header field: no control characters, no blanks at the ends.
 NO_CONTROLS = r"^[^[:cntrl:]]*$"
 TRIMMED = r"^\S(.*\S)?$"
+#: Of tokens of the admin API. Each includes those before it: who may write may read.
+TOKEN_SCOPES = {"read": "Read", "write": "Change routes, consumers and keys", "admin": "Manage tokens"}
 
 
 def word_list(help_text: str) -> ArrayField[list[str], list[str]]:
@@ -93,62 +97,108 @@ class Consumer(models.Model):
         return self.username
 
 
-class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+class IssuedQuerySet(models.QuerySet[Any]):
     def live(self, now: datetime) -> Self:
-        """Neither revoked nor expired. Says nothing about the consumer."""
+        """Neither revoked nor expired. Says nothing about the owner."""
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
 
+    def in_state(self, state: str, now: datetime) -> Self:
+        """By the word `state` would say."""
+        if state == "revoked":
+            return self.exclude(revoked_at=None)
+        return self.live(now) if state == "live" else self.filter(expires_at__lte=now, revoked_at=None)
 
-class ApiKey(models.Model):
-    """Made by `services.key_create` and `key_rotate` only: they alone see the secret."""
 
-    consumer = models.ForeignKey(Consumer, models.CASCADE, related_name="keys")
+class Issued(models.Model):
+    """What a secret leaves behind. Made by `services` only: it alone sees the secret."""
+
     name = models.CharField(max_length=100, blank=True, default="", help_text="What it is for, such as `billing job`.")
     prefix = models.CharField(max_length=32, editable=False, db_index=True, help_text="The part that may be shown.")
     digest = models.BinaryField(max_length=32, unique=True, editable=False, help_text="SHA-256 of the whole key.")
-    scopes = word_list("Scopes that ACL rules name, separated by commas.")
     created_at = models.DateTimeField(auto_now_add=True, db_default=Now())
     created_by = models.CharField(max_length=150, blank=True, default="", editable=False)
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     revoked_reason = models.CharField(max_length=200, blank=True, default="", editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
-    rotated_from = models.ForeignKey(
-        "self", models.SET_NULL, null=True, blank=True, editable=False, related_name="rotated_to"
-    )
 
-    objects = ApiKeyQuerySet.as_manager()
+    objects = IssuedQuerySet.as_manager()
 
     class Meta:
-        verbose_name = "API key"
+        abstract = True
         ordering = ["-created_at", "-id"]
         constraints = [
             models.CheckConstraint(
                 condition=Exact(
                     Func(F("digest"), function="octet_length", output_field=models.IntegerField()), Value(32)
                 ),
-                name="apikey_digest_is_sha256",
+                name="%(class)s_digest_is_sha256",
             ),
             models.CheckConstraint(
-                condition=Q(revoked_reason="") | Q(revoked_at__isnull=False), name="apikey_reason_needs_revocation"
+                condition=Q(revoked_reason="") | Q(revoked_at__isnull=False), name="%(class)s_reason_needs_revocation"
             ),
-            words_only("scopes", "apikey_scopes_words"),
         ]
 
     def __str__(self) -> str:
         return f"{self.prefix}…"
 
     def clean(self) -> None:
-        """Ending a key by an edit is fine; making one that has ended is a mistake."""
+        """Ending it by an edit is fine; making one that has ended is a mistake."""
         if self._state.adding and self.expires_at is not None and self.expires_at <= timezone.now():
             raise ValidationError({"expires_at": "This moment has passed."})
 
     @property
     def state(self) -> str:
-        """`live`, `expired` or `revoked`. Says nothing about the consumer."""
+        """`live`, `expired` or `revoked`. Says nothing about the owner."""
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= timezone.now() else "live"
+
+
+class ApiKey(Issued):
+    consumer = models.ForeignKey(Consumer, models.CASCADE, related_name="keys")
+    scopes = word_list("Scopes that ACL rules name, separated by commas.")
+    rotated_from = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, editable=False, related_name="rotated_to"
+    )
+
+    class Meta(Issued.Meta):
+        verbose_name = "API key"
+        constraints = [*Issued.Meta.constraints, words_only("scopes", "apikey_scopes_words")]
+
+
+class AdminToken(Issued):
+    """Opens the admin API in the name of `user`: it may do what both the user's permissions and its scopes allow."""
+
+    name = models.CharField(max_length=100, help_text="What it is for, such as `deploy pipeline`.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="admin_tokens", help_text="Whose permissions it has."
+    )
+    scopes = ArrayField(
+        models.TextField(choices=list(TOKEN_SCOPES.items())),
+        help_text="read, write, admin; each includes those before it.",
+    )
+
+    class Meta(Issued.Meta):
+        verbose_name = "admin token"
+        constraints = [
+            *Issued.Meta.constraints,
+            models.CheckConstraint(
+                condition=Q(scopes__contained_by=list(TOKEN_SCOPES)) & Q(scopes__len__gt=0),
+                name="admintoken_scopes_known",
+                violation_error_message="A token needs a scope at least, of read, write and admin.",
+            ),
+            models.CheckConstraint(
+                condition=Q(name__regex=TRIMMED) & Q(name__regex=NO_CONTROLS),
+                name="admintoken_name_clean",
+                violation_error_message="A name is not empty and has no control characters or outer blanks.",
+            ),
+        ]
+
+    def allows(self, scope: str) -> bool:
+        """Whether one of its scopes is this one or includes it."""
+        ranks = list(TOKEN_SCOPES)
+        return any(ranks.index(held) >= ranks.index(scope) for held in self.scopes)
 
 
 class CredentialChange(models.Model):

@@ -1,4 +1,4 @@
-"""Every write to consumers and keys that is more than saving one form. Each is one transaction.
+"""Every write to consumers, keys and tokens that is more than saving one form. Each is one transaction.
 
 Text from people is checked by the models' own rules: ValidationError says what is wrong. KeyNotLive is for a step
 that makes no sense on this key any more.
@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.utils import timezone
 
 from keys import secrets
-from keys.models import ApiKey, Consumer, CredentialChange
+from keys.models import AdminToken, ApiKey, Consumer, CredentialChange, Issued
 
 #: How long the feed is kept. Far longer than anything a worker remembers without asking again (an hour).
 FEED_KEPT = timedelta(days=1)
+#: A token's last use is right to this.
+USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 class KeyNotLive(Exception):
@@ -62,10 +65,13 @@ def key_create(
 
 def key_issue(key: ApiKey, *, by: str, environment: str = "live") -> str:
     """Gives a key that is not saved yet its secret, saves it, and returns the secret."""
-    secret = secrets.generate(environment)
-    key.prefix, key.digest, key.created_by = secret.prefix, secret.digest, by
-    key.full_clean()
-    key.save(force_insert=True)
+    return _issue(key, secrets.generate(environment), by)
+
+
+def _issue(row: Issued, secret: secrets.Secret, by: str) -> str:
+    row.prefix, row.digest, row.created_by = secret.prefix, secret.digest, by
+    row.full_clean()
+    row.save(force_insert=True)
     return secret.text
 
 
@@ -94,11 +100,15 @@ def key_rotate(key: ApiKey, *, overlap: timedelta, by: str) -> tuple[ApiKey, str
 def key_revoke(key: ApiKey, *, by: str, reason: str = "") -> ApiKey:
     """For good. A key that is revoked already keeps its first moment and reason."""
     current = _locked(key)
-    if current.revoked_at is None:
-        current.revoked_at = timezone.now()
-        current.revoked_reason = f"{by}: {reason}".strip(": ")[:200]
-        current.save(update_fields=["revoked_at", "revoked_reason"])
+    _revoke(current, by, reason)
     return current
+
+
+def _revoke(row: Issued, by: str, reason: str) -> None:
+    if row.revoked_at is None:
+        row.revoked_at = timezone.now()
+        row.revoked_reason = f"{by}: {reason}".strip(": ")[:200]
+        row.save(update_fields=["revoked_at", "revoked_reason"])
 
 
 def _locked(key: ApiKey) -> ApiKey:
@@ -124,6 +134,49 @@ def last_used_record(used: Mapping[int, datetime]) -> None:
             """,
             [ids, [used[key_id] for key_id in ids]],
         )
+
+
+# --- tokens of the admin API ------------------------------------------------------------------------------------------
+
+
+def token_create(
+    user: User, *, name: str, scopes: Iterable[str], expires_at: datetime | None = None, by: str = ""
+) -> tuple[AdminToken, str]:
+    """The row, and the secret: this is the only time anyone sees it. `by` is a username."""
+    token = AdminToken(user=user, name=name, scopes=list(scopes), expires_at=expires_at)
+    return token, token_issue(token, by=by)
+
+
+def token_issue(token: AdminToken, *, by: str) -> str:
+    """Gives a token that is not saved yet its secret, saves it, and returns the secret."""
+    return _issue(token, secrets.generate_token(), by)
+
+
+@transaction.atomic
+def token_revoke(token: AdminToken, *, by: str, reason: str = "") -> AdminToken:
+    """For good, from the next request on: nothing remembers tokens."""
+    current = AdminToken.objects.select_for_update(of=("self",)).select_related("user").get(pk=token.pk)
+    _revoke(current, by, reason)
+    return current
+
+
+def token_find(text: str) -> AdminToken | None:
+    """The token of this text, with its user, if both may be used now. One query, and none for what is no token.
+
+    Writes `last_used_at` when it is a minute old or more: one short statement then.
+    """
+    if not (text.startswith(secrets.TOKEN_HEAD) and secrets.checksum_ok(text)):
+        return None
+    now = timezone.now()
+    found = AdminToken.objects.live(now).filter(digest=secrets.digest(text), user__is_active=True)
+    token = found.select_related("user").first()
+    if token is not None and (token.last_used_at is None or now - token.last_used_at >= USE_NOTED_EVERY):
+        AdminToken.objects.filter(pk=token.pk).update(last_used_at=now)
+        token.last_used_at = now
+    return token
+
+
+# --- the feed ---------------------------------------------------------------------------------------------------------
 
 
 def changes_prune(keep: timedelta = FEED_KEPT) -> int:

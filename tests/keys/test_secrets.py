@@ -61,3 +61,11 @@ def test_the_repr_shows_the_prefix_only() -> None:
     secret = secrets.generate()
     assert secret.text not in repr(secret)
     assert secret.prefix in repr(secret)
+
+
+def test_a_token_is_told_from_a_key_by_its_head() -> None:
+    token = secrets.generate_token()
+    assert token.text.startswith(secrets.TOKEN_HEAD)
+    assert len(token.prefix) == len(secrets.TOKEN_HEAD) + secrets.SHOWN_CHARS
+    assert secrets.checksum_ok(token.text)
+    assert not secrets.checksum_ok(token.text.replace("hgt_", "hg_live_"))
