@@ -19,4 +19,5 @@ if not settings.PROXY_ONLY:
 
     urlpatterns.append(path("admin/", admin.site.urls))
 
-urlpatterns.append(re_path("", views.proxy))
+if settings.ENVIRONMENT.role != "admin":  # an admin node has no recorder: traffic it passed would never be recorded
+    urlpatterns.append(re_path("", views.proxy))

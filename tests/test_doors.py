@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ import uvicorn
 from django.test import AsyncClient
 
 from gateway import runtime
+from gateway.environment import ROOT
 from gateway.handler import ProxyHandler
 from tests.proxy.gatewaying import Bench, route, table, target, upstream
 from tests.upstream import OK, Wire, answering, serving, until
@@ -104,3 +108,31 @@ async def test_djangos_own_handler_passes_a_body(bench: Bench) -> None:
         answer: Any = await AsyncClient().post("/x", data=b"12345", content_type="text/plain")
         assert b"".join([chunk async for chunk in answer]) == b"ok"
     assert bench.records[0].bytes_in == 5
+
+
+RESOLVE = """
+import django
+django.setup()
+from django.urls import Resolver404, resolve
+for path in ("/admin/", "/orders"):
+    try:
+        print(path, resolve(path).view_name)
+    except Resolver404:
+        print(path, "nothing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "found"),
+    [
+        ("all", ["/admin/ admin:index", "/orders gateway.views.proxy"]),
+        ("proxy", ["/admin/ gateway.views.proxy", "/orders gateway.views.proxy"]),
+        ("admin", ["/admin/ admin:index", "/orders nothing"]),
+    ],
+)
+def test_each_role_has_the_doors_of_its_own(role: str, found: list[str]) -> None:
+    environment = {**os.environ, "GATEWAY_ROLE": role}
+    done = subprocess.run(
+        [sys.executable, "-c", RESOLVE], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == found
