@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import TypeVar
 
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
+from django.db.models import QuerySet
 
-from keys.models import ApiKey, Consumer
+from keys.models import AdminToken, ApiKey, Consumer
 from keys.services import KeyNotLive
+
+Row = TypeVar("Row", ApiKey, AdminToken)
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -36,16 +42,45 @@ def consumer_named(username: str) -> Consumer:
         raise CommandError(f"There is no consumer '{username}'. `manage.py consumer list` shows them.") from None
 
 
+def user_named(username: str) -> User:
+    try:
+        return User.objects.get_by_natural_key(username)
+    except User.DoesNotExist:
+        raise CommandError(f"There is no user '{username}'. `manage.py createsuperuser` makes one.") from None
+
+
 def key_called(word: str) -> ApiKey:
-    """By id or by prefix; a whole key is refused, for it would now stand in the shell's history."""
+    return _called(ApiKey.objects.select_related("consumer"), word, lambda key: key.consumer)
+
+
+def token_called(word: str) -> AdminToken:
+    return _called(AdminToken.objects.select_related("user"), word, lambda token: token.user)
+
+
+def _called(rows: QuerySet[Row], word: str, owner: Callable[[Row], object]) -> Row:
+    """By id or by prefix; a whole secret is refused, for it would now stand in the shell's history."""
     match = {"pk": int(word)} if word.isdecimal() else {"prefix": word.rstrip("….")}
-    found = list(ApiKey.objects.select_related("consumer").filter(**match)[:10])
+    found = list(rows.filter(**match)[:10])
     if len(found) == 1:
         return found[0]
+    kind = str(rows.model._meta.verbose_name).split()[-1]
     if found:
-        ids = ", ".join(f"{key.pk} ({key.consumer})" for key in found)
-        raise CommandError(f"Several keys begin with '{word}'. Name one by its id: {ids}.")
-    raise CommandError("There is no such key. Name it by its id or prefix; `manage.py key list` shows both.")
+        ids = ", ".join(f"{row.pk} ({owner(row)})" for row in found)
+        raise CommandError(f"Several {kind}s begin with '{word}'. Name one by its id: {ids}.")
+    raise CommandError(f"There is no such {kind}. Name it by its id or prefix; `manage.py {kind} list` shows both.")
+
+
+def shell_user() -> str:
+    """Who typed the command, for `created_by`."""
+    try:
+        return f"{getpass.getuser()} (shell)"
+    except (KeyError, OSError):  # an account without a name, as in some containers
+        return "shell"
+
+
+def moment(at: datetime | None) -> str:
+    """For a column 16 wide."""
+    return f"{at:%Y-%m-%d %H:%M}" if at else "never"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from keys import services
-from keys.management.people import consumer_named, key_called, plain_errors, span, words
+from keys.management.people import consumer_named, key_called, moment, plain_errors, shell_user, span, words
 from keys.models import ApiKey, Consumer
 
 
@@ -60,20 +59,20 @@ class Command(BaseCommand):
             name=options["name"],
             scopes=options["scopes"],
             expires_at=expires_at,
-            by=_operator(),
+            by=shell_user(),
         )
         self._tell(key, secret, quiet)
 
     def _rotate(self, *, key: str, overlap: timedelta, quiet: bool, **_: Any) -> None:
         old = key_called(key)
-        new, secret = services.key_rotate(old, overlap=overlap, by=_operator())
+        new, secret = services.key_rotate(old, overlap=overlap, by=shell_user())
         self._tell(new, secret, quiet)
         if not quiet:
             old.refresh_from_db()
             self.stderr.write(f"The old key {old} ends {old.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
 
     def _revoke(self, *, key: str, reason: str, **_: Any) -> None:
-        revoked = services.key_revoke(key_called(key), by=_operator(), reason=reason)
+        revoked = services.key_revoke(key_called(key), by=shell_user(), reason=reason)
         self.stdout.write(f"Revoked {revoked} of {revoked.consumer} (id {revoked.pk}).")
 
     def _list(self, *, consumer: str | None, **_: Any) -> None:
@@ -83,7 +82,7 @@ class Command(BaseCommand):
         row = "{:>6}  {:<16}  {:<8}  {:<20}  {:<17}  {:<17}  {}"
         self.stdout.write(row.format("id", "prefix", "state", "consumer", "expires", "last used", "name"))
         for key in keys.iterator():
-            times = [f"{at:%Y-%m-%d %H:%M}" if at else "never" for at in (key.expires_at, key.last_used_at)]
+            times = [moment(key.expires_at), moment(key.last_used_at)]
             line = row.format(key.pk, key.prefix, key.state, key.consumer.username, *times, key.name)
             self.stdout.write(line.rstrip())
 
@@ -92,11 +91,3 @@ class Command(BaseCommand):
             until = f"until {key.expires_at:%Y-%m-%d %H:%M:%S} UTC" if key.expires_at else "without an end"
             self.stderr.write(f"Key {key.pk} for {key.consumer}, {until}. Shown once, keep it now:")
         self.stdout.write(secret)
-
-
-def _operator() -> str:
-    """Who typed the command, for `created_by`."""
-    try:
-        return f"{getpass.getuser()} (shell)"
-    except (KeyError, OSError):  # an account without a name, as in some containers
-        return "shell"
