@@ -65,6 +65,8 @@ class Environment(BaseSettings):
     """This machine's name among the nodes that share the database."""
     drain_timeout_s: float = Field(30.0, gt=0, le=3600)
     """After SIGTERM: how long requests in flight may take to finish."""
+    uvloop: bool = True
+    """Run workers on uvloop where it is installed. Off: asyncio's own loop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of log lines on standard error."""
 

@@ -67,3 +67,13 @@ def test_check_refuses_nonsense_without_a_traceback(variables: dict[str, str], s
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "config", "export"], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "SECRET_KEY": "x", "DATABASE_URL": "postgres://someone@127.0.0.1:1/none"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("PostgreSQL cannot be used: ")
+    assert "Traceback" not in done.stderr
