@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.urls import URLPattern, URLResolver, path, re_path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from gateway import views
 
@@ -18,6 +18,7 @@ if not settings.PROXY_ONLY:
     from django.contrib import admin
 
     urlpatterns.append(path("admin/", admin.site.urls))
+    urlpatterns.append(path("dashboard/", include("dashboard.urls")))
 
 if settings.ENVIRONMENT.role != "admin":  # an admin node has no recorder: traffic it passed would never be recorded
     urlpatterns.append(re_path("", views.proxy))

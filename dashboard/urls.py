@@ -1,0 +1,14 @@
+"""The dashboard's URLs: each page is a module of `dashboard.pages` with its own `urlpatterns`."""
+
+from __future__ import annotations
+
+from django.urls import include, path
+
+app_name = "dashboard"
+
+#: In the order of the sidebar.
+PAGES = (
+    "dashboard.pages.overview",
+)  # fmt: skip
+
+urlpatterns = [path("", include(page)) for page in PAGES]
