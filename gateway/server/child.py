@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 READY_FD = "GATEWAY_READY_FD"
+MUST_SERVE = "GATEWAY_MUST_SERVE"
 PR_SET_PDEATHSIG = 1
 
 # Looked up before any fork: a child may not take the import lock. Absent where there is no prctl.
@@ -29,6 +30,7 @@ class Program:
     """What to run. `environment` is the whole of it; `fds` are open descriptors it inherits under the same numbers.
 
     One that `tells_ready` writes a byte to the descriptor named in GATEWAY_READY_FD; any other is ready once started.
+    With GATEWAY_MUST_SERVE it joins others that serve: if it has nothing to serve, it ends instead of being ready.
     """
 
     name: str
@@ -41,13 +43,13 @@ class Program:
 class Child:
     """A running `Program`. `ready_fd` is for the supervisor's selector; -1 when there is nothing to wait for."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, must_serve: bool = False) -> None:
         self.program = program
         self.ready = not program.tells_ready
         self.ready_fd = -1
         self.kill_at_s: float | None = None  # set once it was asked to end
         self.started_s = time.monotonic()
-        self._process = self._spawn()
+        self._process = self._spawn(must_serve)
         self.pid = self._process.pid
 
     def __str__(self) -> str:
@@ -86,14 +88,14 @@ class Child:
             os.close(self.ready_fd)
             self.ready_fd = -1
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, must_serve: bool) -> subprocess.Popen[bytes]:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children must be started from the main thread: they die with their thread")
         environment, fds = dict(self.program.environment), self.program.fds
         told_fd = -1
         if self.program.tells_ready:
             self.ready_fd, told_fd = os.pipe()
-            environment[READY_FD] = str(told_fd)
+            environment |= {READY_FD: str(told_fd), MUST_SERVE: "1" if must_serve else ""}
             fds = (*fds, told_fd)
         try:
             return subprocess.Popen(

@@ -181,13 +181,14 @@ class Supervisor:
     # Starting and restarting
 
     def _start(self, slot: Slot) -> None:
-        slot.child = self._spawn(slot.program)
+        slot.child = self._spawn(slot)
         slot.due_s = None if slot.child else time.monotonic() + PAUSE_MAX_S
         self._note_ready()
 
-    def _spawn(self, program: Program) -> Child | None:
+    def _spawn(self, slot: Slot) -> Child | None:
+        program = slot.program
         try:
-            child = Child(program)
+            child = Child(program, must_serve=any(other.ready for other in self._slots if other.stage == slot.stage))
         except OSError as error:  # no memory, no process or descriptor left: what runs must go on running
             logger.error("%s cannot be started: %s", program.name, error)
             return None
@@ -246,7 +247,7 @@ class Supervisor:
             if slot.child is None:  # it died just now: the new start is as good as a roll
                 self._rolling.popleft()
             elif slot.successor is None:
-                slot.successor = self._spawn(slot.program)
+                slot.successor = self._spawn(slot)
                 if slot.successor is None:
                     self._rolling.clear()
             elif slot.successor.ready:

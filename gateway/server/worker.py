@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway import environment
-from gateway.server.child import READY_FD
+from gateway.server.child import MUST_SERVE, READY_FD
 from gateway.server.limits import Limits
 from gateway.server.listener import OnRefused
 from gateway.server.runner import WorkerServer
@@ -32,6 +32,11 @@ class Life:
     drain: Callable[[], None]
     stop: Callable[[], Coroutine[Any, Any, None]]
     refused: OnRefused | None = None
+    serves: Callable[[], bool] = lambda: True
+
+
+class NothingToServe(Exception):
+    """Others serve, and this worker could only send their clients away: it must not take their place."""
 
 
 def main() -> None:
@@ -48,9 +53,11 @@ def main() -> None:
 
     async def start() -> None:
         await life.start()
+        if os.environ.pop(MUST_SERVE, "") and not life.serves():
+            raise NothingToServe("no configuration that this worker can serve; the others go on with theirs")
         tell_ready()
 
-    WorkerServer(
+    server = WorkerServer(
         application,
         [socket.socket(fileno=fd) for fd in arguments.fds],
         limits=limits(settings),
@@ -59,7 +66,11 @@ def main() -> None:
         on_stop=life.stop,
         on_refused=life.refused,
         drain_timeout_s=settings.drain_timeout_s,
-    ).run()
+    )
+    try:
+        server.run()
+    except NothingToServe as error:
+        raise SystemExit(f"{error}") from None
 
 
 def limits(settings: environment.Environment) -> Limits:
@@ -90,7 +101,11 @@ def _life(app: str) -> Life:
         from gateway.proxy import metrics
 
         current = runtime.current()
-        return Life(current.start, current.begin_drain, current.stop, metrics.refused)
+
+        def serves() -> bool:
+            return current.environment.role == "admin" or current.pipeline.table is not None
+
+        return Life(current.start, current.begin_drain, current.stop, metrics.refused, serves)
 
     async def nothing() -> None: ...
 
