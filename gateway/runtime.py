@@ -75,6 +75,9 @@ class Runtime:
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self._redis_url = redis_url
         self._started_s = time()
+        self._refused: tuple[int, str] | None = None  # a version that could not be built: it will not be tried again
+        self._unkept: tuple[Mapping[str, Any], int, str] | None = None  # the newest document that is not on disk yet
+        self._keeper: asyncio.Task[None] | None = None
         self._cursor: Moment | None = None  # how far the feed of credential changes was read
         self._nudged = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,6 +98,7 @@ class Runtime:
                 await self._refresh()
             except DatabaseUnavailable as error:
                 logger.warning("PostgreSQL is not available (%s): starting from the last good configuration", error)
+            if self.pipeline.table is None:
                 self._load_from_disk()
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
@@ -104,6 +108,8 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeper is not None:
+            await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
         await self.forwarder.transports.aclose()
         await self.batcher.aclose()
@@ -135,19 +141,21 @@ class Runtime:
         number, digest, (self._cursor, changes) = await self.database.run(_look, self._cursor)
         self.credentials.apply_changes(changes)
         table = self.pipeline.table
-        if table is None or number != table.version:
+        live = (number, digest)
+        if live != self._refused and (table is None or live != (table.version, self.digest)):
             await self._apply(number, digest)
         if monotonic() - self._reported_s > HEARTBEAT_S:
             await self._report()
 
     async def _apply(self, number: int, digest: str) -> None:
         if digest == self.digest and self.pipeline.table is not None:
-            self.pipeline.table.version = number  # the same document under a new number: nothing to build
+            self.pipeline.table.version, self.error = number, ""  # the same document again: nothing to build
+            metrics.config_version(number)
         else:
             document = await self.database.run(selectors.document_of, number) if number else EMPTY_DOCUMENT
             if not await self._build(document, number, digest):
                 return
-            self._keep_on_disk(document, number, digest)
+            self._keep(document, number, digest)
         await self._report()
 
     async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
@@ -157,10 +165,11 @@ class Runtime:
             table = await asyncio.to_thread(self._table, document, number, digest)
         except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
             logger.exception("configuration version %s cannot be served; still serving the one before", number)
-            self.error = f"version {number}: {error}"
+            self.error, self._refused = f"version {number}: {error}", (number, digest)
             await self._report()
             return False
         self._swap(table, digest)
+        self.error = ""
         self._apply_ms = (perf_counter() - begun) * 1000
         logger.info("serving configuration version %s (%d routes)", number, len(table.snapshot.routes))
         return True
@@ -170,13 +179,24 @@ class Runtime:
         return RoutingTable(snapshot, self.registry, self.resources)
 
     def _swap(self, table: RoutingTable, digest: str) -> None:
-        self.pipeline.table, self.digest, self.error = table, digest, ""
+        self.pipeline.table, self.digest = table, digest
         self.forwarder.retain(list(table.snapshot.upstreams.values()))
         metrics.config_version(table.version)
 
     @property
     def _disk(self) -> Path:
         return self.environment.data_dir / "config" / "live.json"
+
+    def _keep(self, document: Mapping[str, Any], number: int, digest: str) -> None:
+        """In a thread, for a disk may hang; then only the newest document waits for it."""
+        self._unkept = document, number, digest
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep_newest(), name="keeper")
+
+    async def _keep_newest(self) -> None:
+        while self._unkept is not None:
+            newest, self._unkept = self._unkept, None
+            await asyncio.to_thread(self._keep_on_disk, *newest)
 
     def _keep_on_disk(self, document: Mapping[str, Any], number: int, digest: str) -> None:
         temporary = self._disk.with_suffix(f".{os.getpid()}")
@@ -192,9 +212,9 @@ class Runtime:
             kept = json.loads(self._disk.read_text())
             self._swap(self._table(kept["document"], kept["number"], kept["digest"]), kept["digest"])
         except FileNotFoundError:
-            logger.error("no configuration: PostgreSQL is away and %s does not exist yet", self._disk)
-        except (OSError, ValueError, KeyError) as error:
-            logger.error("the configuration kept in %s cannot be used: %s", self._disk, error)
+            logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", self._disk)
+        except Exception as error:  # whatever the file or a plugin does: the worker starts, and goes on looking
+            logger.error("the configuration kept in %s cannot be used: %r", self._disk, error)
 
     async def _report(self) -> None:
         table = self.pipeline.table
