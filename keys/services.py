@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from keys import secrets
@@ -158,6 +159,17 @@ def token_revoke(token: AdminToken, *, by: str, reason: str = "") -> AdminToken:
     current = AdminToken.objects.select_for_update(of=("self",)).select_related("user").get(pk=token.pk)
     _revoke(current, by, reason)
     return current
+
+
+def tokens_managed_by(user: User) -> QuerySet[AdminToken]:
+    """A token is worth its user's permissions, so others' are for superusers."""
+    return AdminToken.objects.all() if user.is_superuser else AdminToken.objects.filter(user=user)
+
+
+def token_owners_for(user: User) -> QuerySet[User]:
+    """For whom this user may make tokens."""
+    people = User.objects.filter(is_active=True)
+    return people if user.is_superuser else people.filter(pk=user.pk)
 
 
 def token_find(text: str) -> AdminToken | None:
