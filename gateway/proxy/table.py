@@ -123,8 +123,11 @@ class Settings:
         for setting in applying:
             if setting.consumer_id in (0, consumer_id):
                 winners.setdefault(setting.name, setting)
-        last = len(self._positions)
-        return sorted(winners.values(), key=lambda setting: (self._positions.get(setting.name, last), setting.name))
+        return sorted(winners.values(), key=lambda setting: self.place(setting.name))
+
+    def place(self, name: str) -> tuple[int, str]:
+        """Sorts plugins as they run."""
+        return self._positions.get(name, len(self._positions)), name
 
 
 class _Compiler:
