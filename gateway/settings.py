@@ -54,6 +54,7 @@ CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
 REDIS_URL = ENVIRONMENT.redis_url or PLACES.redis_url
 
 _CONTROL_PLANE = ["unfold", "django.contrib.admin", "django.contrib.messages", "django.contrib.staticfiles"]
+_CONTROL_PLANE += ["rest_framework", "drf_spectacular", "drf_spectacular_sidecar", "gateway.api"]
 INSTALLED_APPS = [
     *(["daphne"] if "runserver" in sys.argv else []),  # development: Django's runserver over ASGI
     *([] if PROXY_ONLY else _CONTROL_PLANE),
@@ -139,6 +140,30 @@ USE_TZ = True
 USE_I18N = False
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # no collectstatic step: files are served from the installed packages
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 16 << 20  # of one body: a configuration of ten thousand routes fits
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "keys.authentication.TokenAuthentication",
+        "gateway.api.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["gateway.api.permissions.ScopeAndModel"],
+    "DEFAULT_PARSER_CLASSES": ["gateway.api.formats.JsonParser"],
+    "DEFAULT_RENDERER_CLASSES": ["gateway.api.formats.JsonRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "gateway.api.schema.AutoSchema",
+    "EXCEPTION_HANDLER": "gateway.api.problems.handle",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "HydraGate admin API",
+    "DESCRIPTION": "Upstreams, routes, plugins, consumers, keys, versions and usage of the gateway. Guide: docs/api.md.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/admin/v1",
+    "POSTPROCESSING_HOOKS": ["gateway.api.schema.complete"],
+}
 
 UNFOLD = {
     "SITE_TITLE": "HydraGate",

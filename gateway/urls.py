@@ -17,6 +17,10 @@ urlpatterns: list[URLPattern | URLResolver] = [
 if not settings.PROXY_ONLY:
     from django.contrib import admin
 
+    from gateway.api import pages
+
+    v1 = [*pages.urlpatterns, pages.nowhere]
+    urlpatterns.append(path("admin/v1/", include((v1, "v1"))))
     urlpatterns.append(path("admin/", admin.site.urls))
     urlpatterns.append(path("dashboard/", include("dashboard.urls")))
 
