@@ -6,6 +6,7 @@ transport calls safe (RFC 9110 §9.2.2). Any other failure is the client's to se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from time import perf_counter
 
@@ -41,20 +42,21 @@ class Forwarder:
         path = _request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         tried: set[str] = set()
+        extensions: dict[str, object] = {"target": path}
+        if upstream.total_timeout_s:
+            extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         while True:
             target = self.balancer.pick(upstream, tried)
             exchange.target = target.address
             exchange.tries += 1
             host = (b"host", own_host or target.authority)
-            request = httpx.Request(
-                exchange.method, _BASE, headers=[host, *pairs], stream=body, extensions={"target": path}
-            )
+            request = httpx.Request(exchange.method, _BASE, headers=[host, *pairs], stream=body, extensions=extensions)
             try:
                 await self._attempt(exchange, upstream, target, request)
                 return
             except UpstreamError as error:
                 tried.add(target.address)
-                if exchange.tries > upstream.retries or exchange.bytes_in or not _nothing_processed(error):
+                if exchange.tries > upstream.retries or exchange.bytes_in or not _may_try_again(error):
                     raise
 
     async def _attempt(
@@ -132,8 +134,9 @@ class CountedBody(httpx.AsyncByteStream):
             yield chunk
 
 
-def _nothing_processed(error: UpstreamError) -> bool:
-    return isinstance(error, ConnectFailed) or error.safe_to_retry
+def _may_try_again(error: UpstreamError) -> bool:
+    """Nothing was processed, and the time for all attempts is not over."""
+    return (isinstance(error, ConnectFailed) or error.safe_to_retry) and error.phase != "total"
 
 
 def _request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs]:

@@ -1,6 +1,7 @@
 """Sends requests to upstreams: a pool of HTTP/1.1 connections per target behind httpx's transport interface.
 
-Request    target: raw bytes in `extensions["target"]`; fields as they are in `headers.raw` (Host, lengths and all);
+Request    target: raw bytes in `extensions["target"]`; `extensions["deadline_s"]` (loop time), if several attempts share
+           the total time limit; fields as they are in `headers.raw` (Host, lengths and all);
            body: `stream`, by `content-length`, else by `transfer-encoding: chunked`; NO_BODY or neither field: none.
 Answer     `httpx.Response` with lower-cased `headers.raw`. Iterate `response.stream` (or take `stream.whole()`), and
            always `aclose()`. After 101: `extensions["network_stream"]` is a Tunnel, for as long as it stays open.
@@ -75,6 +76,7 @@ class TargetTransport(httpx.AsyncBaseTransport):
         replayable = body is None and method in IDEMPOTENT
         pool, total_s = self.pool, self.pool.timeouts.total_s
         deadline_s = asyncio.get_running_loop().time() + total_s if total_s else inf
+        deadline_s = min(deadline_s, request.extensions.get("deadline_s", inf))
         try:
             connection = pool.take_idle() or await pool.acquire(deadline_s)
             used, answer = connection.used, _Stream(method, pairs, deadline_s)

@@ -294,3 +294,17 @@ async def test_finishing_twice_records_once() -> None:
     assert bench.records == [exchange]
     assert exchange.outcome == "answered"
     assert bench.pipeline.in_flight == 0
+
+
+async def test_the_total_time_limit_is_for_all_attempts_together() -> None:
+    async def silent(wire: Wire) -> None:
+        await wire.head()
+        await wire.left()
+
+    async with serving(silent) as up:
+        limits = {"total_timeout_s": 0.4, "first_byte_timeout_s": 0.3, "retries": 5}
+        async with Bench(table([route("r")], only(up.port, **limits))) as bench:
+            exchange, _ = await bench.get("/")
+    assert (exchange.status, exchange.outcome) == (504, "upstream_timeout")
+    assert exchange.finished_s - exchange.started_s < 0.6
+    assert exchange.tries == 2  # the second one ends with the whole
