@@ -49,7 +49,11 @@ def websocket_scope(head: Head, connection: Connection) -> Scope:
 
 
 def address(name: Any) -> Address | None:
-    """(host, port); for a unix socket (path, None), or None if it has no path, as a client's."""
+    """(host, port); for a unix socket (path, None), or None if it has no path, as a client's.
+
+    A listener on `::` names IPv4 peers `::ffff:10.0.0.8`: as `10.0.0.8` they are in the networks people write.
+    """
     if isinstance(name, tuple):
-        return name[0], name[1]
+        host: str = name[0]
+        return host.removeprefix("::ffff:") if "." in host else host, name[1]
     return (str(name), None) if name else None
