@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import cached_property
@@ -27,7 +28,8 @@ async def proxy(request: HttpRequest) -> ProxyResponse:
     assert isinstance(request, ASGIRequest), "The proxy view needs an ASGI server."
     current = runtime.current()
     if not current.started:
-        await current.start()  # a plain ASGI mount has no life cycle of ours: the first request begins it
+        # A plain ASGI mount has no life cycle of ours: the first request begins it, and must not end it by leaving.
+        await asyncio.shield(asyncio.ensure_future(current.start()))
     exchange = exchange_of(request)
     try:
         await current.pipeline.handle(exchange)

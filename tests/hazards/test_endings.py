@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.handler import ProxyHandler
+from gateway import runtime
+from gateway.handler import ProxyHandler, ProxyRequest
 from gateway.plugins.base import Plugin
 from gateway.proxy.exchange import Exchange
-from gateway.views import ProxyResponse
+from gateway.views import ProxyResponse, proxy
 from tests.proxy.gatewaying import Bench, NoConfig, request, route, setting, table, target, upstream
 from tests.upstream import OK, Wire, answering, serving, until
 
@@ -125,3 +128,28 @@ async def test_an_answer_the_server_refuses_is_our_failure_not_the_clients() -> 
             with pytest.raises(ValueError, match="line break"):
                 await ProxyHandler()._send(ProxyResponse(exchange, bench.pipeline), send, None)
     assert exchange.outcome == "internal_error"
+
+
+async def test_a_client_that_leaves_does_not_cut_the_start_of_the_runtime_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a server without life cycle of ours the first request starts it; half a start could not be repeated."""
+    begun, go, started = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def start() -> None:
+        begun.set()
+        await go.wait()
+        started.set()
+
+    monkeypatch.setattr(runtime, "current", lambda: SimpleNamespace(started=False, start=start))
+    scope = {
+        "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "scheme": "http",
+        "headers": [], "client": None, "server": None,
+    }  # fmt: skip
+    first = asyncio.create_task(proxy(ProxyRequest(scope, BytesIO())))
+    await begun.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    go.set()
+    await asyncio.wait_for(started.wait(), 5)
