@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
 from gateway.plugins.registry import Registry
+from gateway.proxy.errors import NoTarget
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.match import Index
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Scope, Snapshot, UpstreamSpec
@@ -62,20 +63,22 @@ _ChainBuilder = Callable[[int], tuple[tuple[AccessHook, ...], Chain]]
 
 
 class CompiledRoute:
-    """A route and its branches. `single` is the only branch, when there is one: the usual case costs no choice."""
+    """A route and its branches that have a weight. `single`: the usual case costs no choice."""
 
     __slots__ = ("branches", "single", "spec", "total_weight")
 
     def __init__(self, spec: RouteSpec, branches: list[Branch]) -> None:
         self.spec = spec
-        self.branches = branches
-        self.single = branches[0] if len(branches) == 1 else None
-        self.total_weight = sum(branch.weight for branch in branches)
+        self.branches = [branch for branch in branches if branch.weight]
+        self.single = self.branches[0] if len(self.branches) == 1 else None
+        self.total_weight = sum(branch.weight for branch in self.branches)
 
     def choose(self, random: Callable[[], float]) -> Branch:
-        """By weight. With all weights zero the first one, whose answer will be `no_target`."""
+        """By weight. Raises NoTarget if none has any."""
         if self.single is not None:
             return self.single
+        if not self.branches:
+            raise NoTarget("No upstream of this route has a weight.")
         point = random() * self.total_weight
         for branch in self.branches:
             point -= branch.weight

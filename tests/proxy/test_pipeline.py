@@ -308,3 +308,13 @@ async def test_the_total_time_limit_is_for_all_attempts_together() -> None:
     assert (exchange.status, exchange.outcome) == (504, "upstream_timeout")
     assert exchange.finished_s - exchange.started_s < 0.6
     assert exchange.tries == 2  # the second one ends with the whole
+
+
+@pytest.mark.parametrize("to", [(("up", 0),), (("up", 0), ("b", 0)), (("up", 0), ("b", 1))])
+async def test_an_upstream_without_weight_gets_nothing(to: tuple[tuple[str, int], ...]) -> None:
+    async with serving(say) as up:
+        upstreams = [upstream("up", target(up.port)), upstream("b", target(1), id=2, retries=0)]
+        async with Bench(table([route("r", to=to)], upstreams)) as bench:
+            exchange, _ = await bench.get("/")
+    assert exchange.outcome == ("upstream_unreachable" if to[-1][1] else "no_target")
+    assert up.heads == []
