@@ -1,7 +1,7 @@
 """Sends requests to upstreams: a pool of HTTP/1.1 connections per target behind httpx's transport interface.
 
-Request    target: raw bytes in `extensions["target"]`; `extensions["deadline_s"]` (loop time), if several attempts share
-           the total time limit; fields as they are in `headers.raw` (Host, lengths and all);
+Request    target: raw bytes in `extensions["target"]`; fields as they are in `headers.raw` (Host, lengths and all);
+           `extensions["deadline_s"]` (loop time) where several attempts share the total time limit;
            body: `stream`, by `content-length`, else by `transfer-encoding: chunked`; NO_BODY or neither field: none.
 Answer     `httpx.Response` with lower-cased `headers.raw`. Iterate `response.stream` (or take `stream.whole()`), and
            always `aclose()`. After 101: `extensions["network_stream"]` is a Tunnel, for as long as it stays open.
