@@ -13,8 +13,8 @@ from typing import Any, Literal
 from django.db import connection
 
 from dashboard.fold import ALL, HOUR_S
-from dashboard.histogram import percentile
 from dashboard.ranges import floor
+from gateway.proxy.histogram import percentile
 
 Owner = Literal["route_id", "upstream_id"]
 HOURS = 24

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dashboard.histogram import bin_of
+from gateway.proxy.histogram import bin_of
 from gateway.proxy.journal import COLUMNS
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400

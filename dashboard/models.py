@@ -83,7 +83,7 @@ class UsageTraffic(models.Model):
 
 
 class UsageLatency(models.Model):
-    """Sums, and histograms as sorted [bin, count] pairs (`dashboard.histogram`)."""
+    """Sums, and histograms as sorted [bin, count] pairs (`gateway.proxy.histogram`)."""
 
     pk = models.CompositePrimaryKey("grain_s", "start", "route_id", "upstream_id")
     grain_s = models.IntegerField()

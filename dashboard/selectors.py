@@ -13,8 +13,8 @@ from typing import Any, Literal
 from django.db import connection
 
 from dashboard.fold import ALL, DAY_S, HOUR_S, MINUTE_S
-from dashboard.histogram import percentile
 from dashboard.ranges import Piece, cover, floor, step_for
+from gateway.proxy.histogram import percentile
 
 Dimension = Literal["route_id", "upstream_id", "status_class", "outcome", "consumer_id", "key_id"]
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from time import monotonic, perf_counter, time
@@ -34,7 +34,9 @@ from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.found import Changes, Found, Moment
 from gateway.proxy.journal import Journal
+from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.record import Record
 from gateway.proxy.segments import spool_dir
 from gateway.proxy.snapshot import Snapshot
 from gateway.proxy.table import RoutingTable
@@ -70,9 +72,10 @@ class Runtime:
             str(worker),
             node=environment.node,
             max_bytes=environment.usage_spool_max_mb << 20,
-            on_batch=metrics.fold,
+            on_batch=self._fold,
         )
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
+        self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
         self._redis_url = redis_url
         self._started_s = time()
         self._refused: tuple[int, str] | None = None  # a version that could not be built: it will not be tried again
@@ -102,6 +105,8 @@ class Runtime:
                 self._load_from_disk()
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
+            if self.environment.role != "admin":
+                self._tasks.append(loop.create_task(self.live.run()))
             self.started = True
 
     async def stop(self) -> None:
@@ -252,6 +257,13 @@ class Runtime:
 
     # --- what others may know ---------------------------------------------------------------------------------------
 
+    def _fold(self, records: Sequence[Record]) -> None:
+        metrics.fold(records)
+        self.live.fold(records)
+
+    def _version(self) -> int | None:
+        return self.pipeline.table.version if self.pipeline.table else None
+
     def readiness(self) -> dict[str, Any]:
         degraded = [
             name
@@ -272,7 +284,7 @@ class Runtime:
             "pid": os.getpid(),
             "role": self.environment.role,
             "uptime_s": round(time() - self._started_s, 1),
-            "config_version": table.version if table else None,
+            "config_version": self._version(),
             "config_digest": self.digest,
             "config_error": self.error,
             "routes": len(table.snapshot.routes) if table else 0,

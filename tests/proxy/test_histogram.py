@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.histogram import FLOOR_MS, LAST, bin_of, merge, percentile
+from gateway.proxy.histogram import FLOOR_MS, LAST, bin_of, merge, percentile
 
 latencies = st.floats(min_value=FLOOR_MS, max_value=86_400_000)
 shares = st.floats(min_value=0.01, max_value=1)
