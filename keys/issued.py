@@ -22,7 +22,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from keys.models import Issued
+from keys.models import Issued, in_state
 
 STATE_COLOURS = {"live": "success", "expired": "warning", "revoked": "danger"}
 
@@ -39,7 +39,7 @@ class StateFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         state = self.value()
-        return queryset.in_state(state, timezone.now()) if state in STATE_COLOURS else queryset
+        return queryset.filter(in_state(state, timezone.now())) if state in STATE_COLOURS else queryset
 
 
 class SuperuserDeletes:

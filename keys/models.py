@@ -7,12 +7,13 @@ Rows of CredentialChange are written by triggers (migration 0002), so no way of 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Func, Q, Value
@@ -45,13 +46,32 @@ def words_only(field: str, name: str) -> models.CheckConstraint:
     )
 
 
+class Checked(models.Model):
+    """Says a broken constraint at its field, which stands in its name: `<model>_<field>_<rule>`."""
+
+    class Meta:
+        abstract = True
+
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        errors: dict[str, list[ValidationError]] = {}
+        own = {field.name for field in self._meta.fields}
+        for constraint in self._meta.constraints:
+            try:
+                constraint.validate(type(self), self, exclude=set(exclude or ()))
+            except ValidationError as error:
+                field = constraint.name.partition("_")[2].rpartition("_")[0]
+                errors.setdefault(field if field in own else NON_FIELD_ERRORS, []).append(error)
+        if errors:
+            raise ValidationError(errors)
+
+
 class ConsumerQuerySet(models.QuerySet["Consumer"]):
     def named(self, username: str) -> Consumer:
         """By username, whatever the case. Raises Consumer.DoesNotExist."""
         return self.alias(folded=Lower("username")).get(folded=Lower(Value(username)))
 
 
-class Consumer(models.Model):
+class Consumer(Checked):
     username = models.CharField(max_length=100, help_text="Unique, whatever the case. Upstreams get it as a header.")
     custom_id = models.CharField(
         "custom ID", max_length=100, blank=True, default="", help_text="Your own system's id for this consumer."
@@ -97,19 +117,26 @@ class Consumer(models.Model):
         return self.username
 
 
+STATES = ("live", "expired", "revoked")
+
+
+def in_state(state: str, now: datetime) -> Q:
+    """Rows whose `state` is this word."""
+    match state:
+        case "revoked":
+            return Q(revoked_at__isnull=False)
+        case "expired":
+            return Q(revoked_at=None, expires_at__lte=now)
+    return Q(revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=now))
+
+
 class IssuedQuerySet(models.QuerySet[Any]):
     def live(self, now: datetime) -> Self:
         """Neither revoked nor expired. Says nothing about the owner."""
-        return self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
-
-    def in_state(self, state: str, now: datetime) -> Self:
-        """By the word `state` would say."""
-        if state == "revoked":
-            return self.exclude(revoked_at=None)
-        return self.live(now) if state == "live" else self.filter(expires_at__lte=now, revoked_at=None)
+        return self.filter(in_state("live", now))
 
 
-class Issued(models.Model):
+class Issued(Checked):
     """What a secret leaves behind. Made by `services` only: it alone sees the secret."""
 
     name = models.CharField(max_length=100, blank=True, default="", help_text="What it is for, such as `billing job`.")
@@ -149,7 +176,7 @@ class Issued(models.Model):
 
     @property
     def state(self) -> str:
-        """`live`, `expired` or `revoked`. Says nothing about the owner."""
+        """One of STATES. Says nothing about the owner."""
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= timezone.now() else "live"
