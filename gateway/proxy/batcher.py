@@ -42,6 +42,7 @@ MAX_QUEUED = 4096
 #: each), so for less than 5 ms, and nobody else gets in meanwhile.
 MAX_BATCH = 256
 PROBE_INTERVAL_S = 1.0
+LATE = 0.2  # of a deadline: an alarm this much late tells that the loop stood still
 _PROBE = [("hg:rl:probe", Limit("fixed-window", 1_000_000, 1.0))]
 
 Argument = bytes | str | int
@@ -163,7 +164,7 @@ class Batcher:
     ) -> tuple[list[list[LimitState]], list[Any]]:
         """Raises RedisUnavailable; the connection is then closed, for a late reply would answer the wrong call."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with Patience(self._timeout_s):
                 return await self._exchange(units, commands)
         except Exception as error:  # whatever went wrong, those who wait must not wait for ever
             await self._connection.disconnect(nowait=True)
@@ -196,6 +197,39 @@ class Batcher:
             return await self._connection.read_response(disable_decoding=True)
         except ResponseError as error:
             return error
+
+
+class Patience:
+    """`asyncio.timeout` that does not blame others for the time in which our own loop stood still.
+
+    After a garbage collection or a large table the reply lies in the socket, but the alarm rings first. So an alarm
+    that rings late is set once more.
+    """
+
+    __slots__ = ("_alarm", "_loop", "_seconds", "_timeout")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._timeout.__aenter__()
+        self._set(final=False)
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._alarm.cancel()
+        await self._timeout.__aexit__(*raised)
+
+    def _set(self, *, final: bool) -> None:
+        due_s = self._loop.time() + self._seconds
+        self._alarm = self._loop.call_at(due_s, self._ring, due_s, final)
+
+    def _ring(self, due_s: float, final: bool) -> None:
+        if not final and self._loop.time() - due_s > self._seconds * LATE:
+            self._set(final=True)
+        else:
+            self._timeout.reschedule(self._loop.time())
 
 
 class _Check:
