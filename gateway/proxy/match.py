@@ -224,6 +224,7 @@ class _Entry(Generic[T]):
     value: T
     pattern: Pattern | None  # None: any path
     free: bool  # no methods, header or query conditions
+    regex: Any = None  # compiled: the library itself remembers 128
 
 
 @dataclass(slots=True)
@@ -243,13 +244,13 @@ class _Bucket(Generic[T]):
         self.any: list[_Entry[T]] = []
         self.exact: dict[str, list[_Entry[T]]] = {}
         self.root: _Node[T] = _Node()
-        self.regexes: list[tuple[_Entry[T], re2._Regexp]] = []
+        self.regexes: list[_Entry[T]] = []
         self.regex_set: re2.Set | None = None
         for entry in entries:
             self._add(entry)
         if self.regexes:
-            self.regex_set = re2.Set.MatchSet()
-            for entry, _ in self.regexes:
+            self.regex_set = re2.Set.MatchSet(_set_options(len(self.regexes)))
+            for entry in self.regexes:
                 assert entry.pattern is not None
                 self.regex_set.Add(entry.pattern.regex)
             self.regex_set.Compile()
@@ -259,7 +260,8 @@ class _Bucket(Generic[T]):
         if pattern is None:
             self.any.append(entry)
         elif pattern.regex:
-            self.regexes.append((entry, re2.compile(pattern.regex)))
+            entry.regex = re2.compile(pattern.regex)
+            self.regexes.append(entry)
         elif pattern.is_exact:
             self.exact.setdefault("/" + "/".join(s or "" for s in pattern.segments), []).append(entry)
         else:
@@ -278,7 +280,7 @@ class _Bucket(Generic[T]):
             segments = path.split("/")
             _walk(self.root, segments, 1, found)
         if self.regex_set is not None:
-            found += (self.regexes[index][0] for index in self.regex_set.Match(path) or ())
+            found += (self.regexes[index] for index in self.regex_set.Match(path) or ())
         return found
 
 
@@ -294,6 +296,14 @@ def _walk(node: _Node[T], segments: list[str], index: int, found: list[_Entry[T]
         _walk(child, segments, index + 1, found)
     if node.parameter is not None and segment:
         _walk(node.parameter, segments, index + 1, found)
+
+
+def _set_options(expressions: int) -> Any:
+    """RE2's 8 MB end at some hundreds of expressions. A bound, not a need: it fills only as far as paths ask."""
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = (8 << 20) + expressions * (64 << 10)
+    return options
 
 
 class Index(Generic[T]):
@@ -321,7 +331,7 @@ class Index(Generic[T]):
                     raise AmbiguousPath()
         if entry is None:
             return None
-        params, tail = _extract(entry.pattern, path)
+        params, tail = _extract(entry.pattern, entry.regex, path)
         return Match(entry.value, entry.route, params, tail)
 
     def _find(self, host: str, path: str, method: str, headers: Pairs, query: bytes) -> _Entry[T] | None:
@@ -384,12 +394,12 @@ def _condition_holds(condition: FieldCondition, found: list[str]) -> bool:
     return any(value in condition.values for value in found) if condition.values else bool(found)
 
 
-def _extract(pattern: Pattern | None, path: str) -> tuple[dict[str, str], str]:
+def _extract(pattern: Pattern | None, regex: Any, path: str) -> tuple[dict[str, str], str]:
     """Parameters and tail of a path that is known to match."""
     if pattern is None:
         return {}, path
     if pattern.regex:
-        match = re2.match(pattern.regex, path)
+        match = regex.match(path)
         groups = {name: unquote(text or "", errors="surrogateescape") for name, text in match.groupdict().items()}
         left = path[match.end() :]
         return groups, left if left.startswith("/") or not left else "/" + left

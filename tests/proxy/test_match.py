@@ -208,3 +208,14 @@ def test_ten_thousand_routes_are_looked_up_by_segments_not_by_scanning() -> None
     match = index.match("h", "/svc9876/x", b"/svc9876/x", "GET", [], b"")
     assert match is not None
     assert match.value == "r9876"
+
+
+def test_thousands_of_regular_expressions_still_make_an_index() -> None:
+    """RE2's default memory for a set ends at some hundreds; a table that cannot be built serves nobody."""
+    expressions = [f"~/api/v{n}/users/(?P<id>[0-9a-f-]{{8,36}})/orders/[^/]+" for n in range(3000)]
+    found = find(
+        [route(f"r{n}", text, number=n + 1) for n, text in enumerate(expressions)],
+        "/api/v2999/users/0123456789/orders/x",
+    )
+    assert found is not None
+    assert (found.value, found.params) == ("r2999", {"id": "0123456789"})
