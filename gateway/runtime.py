@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -187,6 +188,9 @@ class Runtime:
         self.pipeline.table, self.digest = table, digest
         self.forwarder.retain(list(table.snapshot.upstreams.values()))
         metrics.config_version(table.version)
+        # A table lives long and holds no cycles: walks of the collector through it would only stop the loop.
+        gc.collect(1)
+        gc.freeze()
 
     @property
     def _disk(self) -> Path:
