@@ -136,7 +136,8 @@ class CountedBody(httpx.AsyncByteStream):
 
 def _may_try_again(error: UpstreamError) -> bool:
     """Nothing was processed, and the time for all attempts is not over."""
-    return (isinstance(error, ConnectFailed) or error.safe_to_retry) and error.phase != "total"
+    # Not after waiting for an answer in vain: whoever is slow is not helped by being asked twice.
+    return isinstance(error, ConnectFailed) or (error.safe_to_retry and error.phase in ("", "connect"))
 
 
 def _request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs]:

@@ -28,7 +28,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 GATEWAY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
 
 REQUESTS = Counter(
-    "hydragate_http_requests_total", "Requests that ended, by status class (0xx: no answer).",
+    "hydragate_http_requests_total", "Requests that ended, by status class.",
     ["route", "method", "status_class"],
 )  # fmt: skip
 OUTCOME = Counter("hydragate_requests_by_outcome_total", "Requests that ended, by why they ended so.", ["outcome"])

@@ -18,7 +18,7 @@ from random import random
 from time import perf_counter
 
 from gateway.proxy.downstream import Downstream
-from gateway.proxy.errors import GatewayError, NoRoute, NotReady, PluginFailed, problem
+from gateway.proxy.errors import ClientClosed, GatewayError, NoRoute, NotReady, PluginFailed, problem
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.headers import remove
@@ -115,6 +115,8 @@ class Pipeline:
         exchange.finished_s = perf_counter()
         self.in_flight -= 1
         exchange.outcome = outcome if outcome != "ok" else exchange.outcome or "ok"
+        if not exchange.status:  # left before there was an answer: nginx's status for it
+            exchange.status = ClientClosed.status
         try:
             if exchange.bodies:
                 await _close(exchange)

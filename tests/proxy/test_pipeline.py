@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable
 from ipaddress import ip_network
@@ -10,8 +11,8 @@ from gateway.plugins.base import Plugin
 from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Answer, Consumer, Exchange
 from gateway.proxy.headers import get, get_all
-from tests.proxy.gatewaying import Bench, NoConfig, route, setting, table, target, upstream
-from tests.upstream import OK, Wire, answering, once, serving
+from tests.proxy.gatewaying import Bench, NoConfig, request, route, setting, table, target, upstream
+from tests.upstream import OK, Wire, answering, once, serving, until
 
 
 class Stamp(Plugin):
@@ -297,17 +298,45 @@ async def test_finishing_twice_records_once() -> None:
 
 
 async def test_the_total_time_limit_is_for_all_attempts_together() -> None:
-    async def silent(wire: Wire) -> None:
+    async def slow_to_fail(wire: Wire) -> None:
         await wire.head()
-        await wire.left()
+        await asyncio.sleep(0.3)  # the upstream's own slowness; then it closes without a word
 
-    async with serving(silent) as up:
-        limits = {"total_timeout_s": 0.4, "first_byte_timeout_s": 0.3, "retries": 5}
+    async with serving(slow_to_fail) as up:
+        limits = {"total_timeout_s": 0.4, "first_byte_timeout_s": 2.0, "retries": 5}
         async with Bench(table([route("r")], only(up.port, **limits))) as bench:
             exchange, _ = await bench.get("/")
     assert (exchange.status, exchange.outcome) == (504, "upstream_timeout")
     assert exchange.finished_s - exchange.started_s < 0.6
     assert exchange.tries == 2  # the second one ends with the whole
+
+
+async def test_a_slow_upstream_is_not_asked_twice() -> None:
+    async def silent(wire: Wire) -> None:
+        await wire.head()
+        await wire.left()
+
+    async with serving(silent) as up:
+        slow = [upstream("up", target(up.port), first_byte_timeout_s=0.1, retries=5)]
+        async with Bench(table([route("r")], slow)) as bench:
+            exchange, _ = await bench.get("/")
+    assert (exchange.outcome, exchange.tries, len(up.heads)) == ("upstream_timeout", 1, 1)
+
+
+async def test_a_client_that_left_before_the_answer_has_nginxs_status() -> None:
+    async def silent(wire: Wire) -> None:
+        await wire.head()
+        await wire.left()
+
+    async with serving(silent) as up, Bench(table([route("r")], only(up.port))) as bench:
+        exchange = request("/")
+        handling = asyncio.create_task(bench.pipeline.handle(exchange))
+        await until(lambda: up.heads)
+        handling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handling
+        await bench.pipeline.finish(exchange, "client_closed")
+    assert (exchange.status, exchange.outcome) == (499, "client_closed")
 
 
 @pytest.mark.parametrize("to", [(("up", 0),), (("up", 0), ("b", 0)), (("up", 0), ("b", 1))])
