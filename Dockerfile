@@ -12,6 +12,7 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /srv
 COPY manage.py ./
 COPY templates templates
+COPY docs docs
 COPY gateway gateway
 COPY keys keys
 COPY routes routes

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.test import Client
+
+from gateway import docs
+from gateway.proxy.errors import OUTCOMES
+
+
+@pytest.mark.parametrize("name", [name for name, _ in docs.pages()])
+def test_every_page_is_served_without_a_login_and_its_links_lead_somewhere(name: str) -> None:
+    client = Client()
+    answer = client.get(f"/docs/{name}")
+    assert answer.status_code == 200
+    page = answer.content.decode()
+    for target, anchor in re.findall(r'href="(/docs/[^"#]*)(#[^"]*)?"', page):
+        linked = client.get(target)
+        assert linked.status_code == 200, target
+        if anchor:
+            assert f'id="{anchor[1:]}"' in linked.content.decode(), target + anchor
+
+
+def test_the_type_of_an_error_leads_to_its_line() -> None:
+    page = Client().get("/docs/errors").content.decode()
+    documented = set(re.findall(r'id="([a-z_]+)"', page))
+    assert OUTCOMES - {"ok", "answered", "rejected", "client_closed"} <= documented
+
+
+@pytest.mark.parametrize("name", ["none", "../README", "..%2fREADME", "plugins/none"])
+def test_there_is_nothing_else(name: str) -> None:
+    assert Client().get(f"/docs/{name}").status_code == 404
