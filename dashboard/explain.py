@@ -75,7 +75,7 @@ def _rate_limited(row: Any, names: Names) -> str:
         "token-bucket": "the bucket was empty",
     }.get(match["algorithm"], f"this would have been number {limit + 1}")
     who = _caller(match["caller"], row, names)
-    return f"{who} allows {limit} per {match['window']} s; {counted}; room again at {again:%H:%M:%S} UTC."
+    return f"{who} {limit} per {match['window']} s; {counted}; room again at {again:%H:%M:%S} UTC."
 
 
 def _acl_denied(row: Any, names: Names) -> str:
@@ -119,16 +119,16 @@ _SENTENCES: dict[str, Callable[[Any, Names], str]] = {
 
 
 def _caller(counted: str, row: Any, names: Names) -> str:
-    """Of whom the limit speaks: `key:5`, `consumer:3`, `ip:192.0.2.1`, `header:…`, `route:2`."""
+    """Of whom the limit speaks, and the verb: `key:5`, `consumer:3`, `ip:192.0.2.1`, `header:…`, `route:2`."""
     kind, _, id_ = counted.partition(":")
     number = int(id_) if id_.isdecimal() else None
     if kind == "key" and number is not None:
-        return f"Key {names.keys[number]}…" if number in names.keys else f"Key {number}"
+        return f"Key {names.keys[number]}… allows" if number in names.keys else f"Key {number} allows"
     if kind == "consumer" and number is not None:
-        return f"Consumer {names.consumers.get(number, number)}"
+        return f"Consumer {names.consumers.get(number, number)} may send"
     if kind == "route" and number is not None:
-        return f"Route {names.routes.get(number, number)}"
-    return "The header's value" if kind == "header" else f"Address {id_}"
+        return f"Route {names.routes.get(number, number)} takes"
+    return "The value of the header allows" if kind == "header" else f"Address {id_} may send"
 
 
 def _upstream(row: Any, names: Names) -> str:
