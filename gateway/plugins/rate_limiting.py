@@ -116,9 +116,7 @@ class RateLimiting(Plugin):
     def __init__(self, config: RateLimitingConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)
         self._limits = config.all_limits()
-        self._prefixes = [
-            (f"hg:rl:{setting_id}:{limit.algorithm[0]}{limit.window_ms}:", limit) for limit in self._limits
-        ]
+        self._prefixes = [(counter_prefix(setting_id, limit), limit) for limit in self._limits]
         self._identity = _identity(config)
         self._names = [_policy_name(limit) for limit in self._limits]
         self._policy = ", ".join(
@@ -177,6 +175,11 @@ class RateLimiting(Plugin):
         exchange.detail = f"rate-limiting: {caller} is over {rule} ({limit.algorithm}), room again in {wait_s} s"
         said = self.config.error_message or f"API rate limit exceeded: {rule}. Try again in {wait_s} s."
         return Reject(self.config.error_code, "rate_limited", said)
+
+
+def counter_prefix(setting_id: int, limit: Limit) -> str:
+    """Of the counter's key in Redis; who is counted (`consumer:5`) comes after it."""
+    return f"hg:rl:{setting_id}:{limit.algorithm[0]}{limit.window_ms}:"
 
 
 def _identity(config: RateLimitingConfig) -> Callable[[Exchange], str]:

@@ -1,0 +1,136 @@
+"""The rate limits that hold for a consumer or a key, and what is left of them now.
+
+What is left is read from the counters in Redis without touching them, and worked out by the same arithmetic that
+decides about requests. Without Redis the limits are shown without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import redis
+from django.conf import settings
+from django.db.models import Q
+from pydantic import ValidationError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from gateway.plugins.rate_limiting import RateLimiting, RateLimitingConfig, counter_prefix
+from gateway.proxy.limits import Limit, decide
+from routes.models import PluginSetting
+
+TIMEOUT_S = 0.2
+COUNTED_BY = {
+    "consumer": "per consumer", "key": "per key", "ip": "per address", "header": "per header value",
+    "route": "for the whole route",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One limit. `left` is this caller's now; None when it is not the caller who is counted, or not known.
+
+    `room_in_s`: until one request is let through again; 0 while there is room.
+    """
+
+    setting: PluginSetting
+    limit: Limit
+    by: str
+    counter: str = ""
+    left: int | None = None
+    room_in_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.limit.limit} per {_window(self.limit.window_s)}"
+
+    @property
+    def counted(self) -> str:
+        return COUNTED_BY[self.by]
+
+    @property
+    def capacity(self) -> int:
+        return self.limit.capacity
+
+
+def quotas_of(consumer_id: int, key_id: int | None = None) -> list[Quota]:
+    """Those that hold for the caller, its own first. One query and one call to Redis."""
+    return _with_left([
+        quota for setting in _settings(consumer_id) for quota in _quotas(setting, consumer_id, key_id)
+    ])  # fmt: skip
+
+
+def own_limits(consumer_ids: Iterable[int]) -> dict[int, list[Quota]]:
+    """Consumer → limits made for it alone, without what is left; 0 → those of everybody everywhere. One query."""
+    wanted = Q(consumer_id__in=list(consumer_ids)) | Q(consumer=None, route=None, upstream=None)
+    found: dict[int, list[Quota]] = {}
+    for setting in PluginSetting.objects.filter(wanted, name=RateLimiting.name, enabled=True):
+        found.setdefault(setting.consumer_id or 0, []).extend(_quotas(setting, 0, None))
+    return found
+
+
+def _settings(consumer_id: int) -> list[PluginSetting]:
+    """The most specific setting wins whole: with the consumer before without, and a place before everywhere."""
+    candidates = PluginSetting.objects.filter(
+        Q(consumer=None) | Q(consumer_id=consumer_id), name=RateLimiting.name, enabled=True
+    ).select_related("route", "upstream", "consumer")
+    own: list[PluginSetting] = []
+    general: list[PluginSetting] = []
+    for setting in candidates:
+        (own if setting.consumer_id else general).append(setting)
+    places = {(setting.route_id, setting.upstream_id) for setting in own}
+    if (None, None) in places:  # beats everything that does not name the consumer
+        return own
+    return own + [setting for setting in general if (setting.route_id, setting.upstream_id) not in places]
+
+
+def _quotas(setting: PluginSetting, consumer_id: int, key_id: int | None) -> list[Quota]:
+    try:
+        config = RateLimitingConfig.model_validate(setting.config)
+    except ValidationError:  # a draft that does not compile; it holds for nobody
+        return []
+    callers = {"consumer": consumer_id and f"consumer:{consumer_id}", "key": key_id and f"key:{key_id}"}
+    caller = callers.get(config.by)
+    return [
+        Quota(setting, limit, config.by, f"{counter_prefix(setting.pk, limit)}{caller}" if caller else "")
+        for limit in config.all_limits()
+    ]
+
+
+def _with_left(quotas: Sequence[Quota]) -> list[Quota]:
+    counters = [quota.counter for quota in quotas if quota.counter]
+    if not counters:
+        return list(quotas)
+    try:
+        with _client(settings.REDIS_URL).pipeline(transaction=True) as pipe:
+            (seconds, micros), packed = pipe.time().mget(counters).execute()
+    except (redis.RedisError, OSError):
+        return list(quotas)
+    now_ms = seconds * 1000 + micros // 1000
+    states = dict(zip(counters, packed, strict=True))
+    return [_left(quota, states[quota.counter], now_ms) if quota.counter else quota for quota in quotas]
+
+
+def _left(quota: Quota, packed: Any, now_ms: int) -> Quota:
+    state = tuple(int(number) for number in msgpack.unpackb(packed)) if packed else ()
+    (answer,), _ = decide([quota.limit], [state], now_ms)  # as if a request came now; nothing is written
+    left = answer.remaining + 1 if answer.allowed else 0
+    return replace(quota, left=left, room_in_s=answer.retry_after_s)
+
+
+@cache
+def _client(url: str) -> Any:
+    return redis.Redis.from_url(
+        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def _window(seconds: float) -> str:
+    for unit_s, unit in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds % unit_s == 0:
+            number = int(seconds // unit_s)
+            return unit if number == 1 else f"{number} {unit}s"
+    return f"{seconds:g} s"
