@@ -9,6 +9,13 @@ app_name = "dashboard"
 #: In the order of the sidebar.
 PAGES = (
     "dashboard.pages.overview",
+    "dashboard.pages.requests",
+    "dashboard.pages.routes",
+    "dashboard.pages.upstreams",
+    "dashboard.pages.keys",
+    "dashboard.pages.issuing",
+    "dashboard.pages.config",
+    "dashboard.pages.start",
 )  # fmt: skip
 
 urlpatterns = [path("", include(page)) for page in PAGES]

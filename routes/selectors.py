@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -71,6 +72,31 @@ def document_of(number: int) -> dict[str, Any]:
 def live_document() -> tuple[int, str, dict[str, Any]] | None:
     """(number, digest, document), or None before anything was published."""
     return ConfigVersion.objects.filter(live=True).values_list("number", "digest", "document").first()
+
+
+def former_weights(target_ids: Collection[int]) -> dict[int, int]:
+    """Of drained targets: the weight each had in the newest version in which it had one. Versions remember it, so that
+    no row has to. One query; of each target it reads versions only as far back as its draining.
+    """
+    if not target_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(_FORMER_WEIGHTS, [list(target_ids)])
+        return {id_: weight for id_, weight in cursor.fetchall() if weight is not None}
+
+
+_FORMER_WEIGHTS = """
+    SELECT target.id, (
+        SELECT (found.entry ->> 'weight')::int
+        FROM routes_configversion AS version
+        CROSS JOIN LATERAL jsonb_path_query(
+            version.document, '$.upstreams[*].targets[*] ? (@.id == $id && @.weight > 0)',
+            jsonb_build_object('id', target.id)
+        ) AS found (entry)
+        ORDER BY version.number DESC LIMIT 1
+    )
+    FROM unnest(%s::bigint[]) AS target (id)
+"""
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

@@ -38,3 +38,20 @@ def test_publishing_takes_a_fixed_number_of_queries(django_assert_max_num_querie
     more_rows()
     with django_assert_max_num_queries(12):
         services.publish(author="test", source="api")
+
+
+def test_versions_remember_the_weight_of_a_drained_target(django_assert_num_queries):
+    target = Target.objects.get(host="10.0.0.2")
+    never = Target.objects.get(host="unix:/run/users.sock")
+    for weight in (30, 0):
+        with services.change(author="test", source="api"):
+            Target.objects.filter(pk=target.pk).update(weight=weight)
+    with services.change(author="test", source="api"):
+        Upstream.objects.filter(name="users").update(retries=3)
+    with django_assert_num_queries(1):
+        assert selectors.former_weights([target.pk, never.pk]) == {target.pk: 30}
+
+
+def test_no_target_asks_nothing(django_assert_num_queries):
+    with django_assert_num_queries(0):
+        assert selectors.former_weights([]) == {}

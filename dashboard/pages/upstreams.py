@@ -1,0 +1,152 @@
+"""Upstreams: their targets, what each takes of the traffic, and the drain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Prefetch
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import path
+
+from dashboard import breakdown, edits
+from dashboard.breakdown import Day, TargetUsage, last_day
+from dashboard.figures import figures
+from dashboard.page import Guarded, Page
+from routes.document import TargetFields, bounds
+from routes.models import RouteUpstream, Target, Upstream
+from routes.selectors import former_weights
+
+#: What a target without a past gets back.
+DEFAULT_WEIGHT: int = TargetFields.model_fields["weight"].default
+MAX_WEIGHT = bounds(TargetFields)["weight"][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A target. `share`: of its upstream's traffic by the weights, 0 to 1. `former`: the weight to restore."""
+
+    target: Target
+    share: float
+    usage: TargetUsage | None = None
+    former: int = DEFAULT_WEIGHT
+
+    @property
+    def state(self) -> str:
+        if not self.target.enabled:
+            return "disabled"
+        return "up" if self.target.weight else "drained"
+
+    @property
+    def address(self) -> str:
+        return str(self.target)
+
+
+@dataclass(slots=True)
+class Row:
+    upstream: Upstream
+    aims: list[Aim]
+    routes: int
+    day: Day
+
+    @property
+    def serving(self) -> int:
+        return sum(aim.state == "up" for aim in self.aims)
+
+
+class Upstreams(Page):
+    template_name = "dashboard/upstreams.html"
+    title, nav = "Upstreams", "upstreams"
+    permissions = ("routes.view_upstream",)
+
+    def get_context_data(self, **context: Any) -> dict[str, Any]:
+        wanted = self.request.GET.get("q", "").strip()
+        found = Upstream.objects.prefetch_related("targets", Prefetch("branches", RouteUpstream.objects.order_by()))
+        if wanted:
+            found = found.filter(name__icontains=wanted) | found.filter(targets__host__icontains=wanted)
+        upstreams: list[Any] = list(found.distinct())
+        days = last_day("upstream_id", [upstream.pk for upstream in upstreams], self.now)
+        rows = [
+            Row(upstream, aims(upstream.targets.all()), len(upstream.branches.all()), days[upstream.pk])
+            for upstream in upstreams
+        ]
+        return super().get_context_data(rows=rows, q=wanted, **context)
+
+
+class UpstreamDetail(Page):
+    template_name = "dashboard/upstream.html"
+    nav = "upstreams"
+    ranged = True
+    permissions = ("routes.view_upstream",)
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        self.upstream = get_object_or_404(Upstream, pk=kwargs["pk"])
+        return super().get(request, *args, **kwargs)
+
+    def get_context_data(self, **context: Any) -> dict[str, Any]:
+        upstream = self.upstream
+        branches = list(upstream.branches.select_related("route").order_by("route__name"))
+        targets = list(upstream.targets.all())
+        usage = breakdown.targets(upstream.pk, [branch.route_id for branch in branches], self.now)
+        former = former_weights([target.pk for target in targets if not target.weight])
+        return super().get_context_data(
+            title=upstream.name,
+            upstream=upstream,
+            aims=aims(targets, usage, former),
+            branches=branches,
+            sampled=sum(one.requests for one in usage.values()),
+            gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},
+            max_weight=MAX_WEIGHT,
+            **figures(self.range, upstream_id=upstream.pk),
+            **context,
+        )
+
+
+def aims(targets: Any, usage: dict[str, TargetUsage] | None = None, former: dict[int, int] | None = None) -> list[Aim]:
+    """In the order given."""
+    usage, former = usage or {}, former or {}
+    targets = list(targets)
+    total = sum(target.weight for target in targets if target.enabled)
+    return [
+        Aim(
+            target,
+            target.weight / total if total and target.enabled else 0.0,
+            usage.get(str(target)),
+            former.get(target.pk, DEFAULT_WEIGHT),
+        )
+        for target in targets
+    ]
+
+
+class TargetWeight(Guarded):
+    """POST `weight`: 0 drains (requests under way go on, new ones go elsewhere), anything else restores."""
+
+    permissions = ("routes.view_upstream",)
+    writes = ("routes.change_target",)
+    http_method_names = ["post"]
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        target = get_object_or_404(Target.objects.select_related("upstream"), pk=pk)
+        text = request.POST.get("weight", "")
+        if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= MAX_WEIGHT):
+            messages.error(request, f"A weight is a whole number from 0 to {MAX_WEIGHT}.")
+        else:
+            weight = int(text)
+            done = f"Restored {target} to weight {weight}" if weight else f"Drained {target}"
+            edits.edit(request, f"{done} in upstream {target.upstream}.", lambda: self._write(pk, weight))
+        return redirect("dashboard:upstream", target.upstream_id)
+
+    def _write(self, pk: int, weight: int) -> Upstream:
+        target = Target.objects.select_related("upstream").get(pk=pk)  # under the writers' lock
+        target.weight = weight
+        target.save(update_fields=["weight"])
+        return target.upstream
+
+
+urlpatterns = [
+    path("upstreams/", Upstreams.as_view(), name="upstreams"),
+    path("upstreams/<int:pk>/", UpstreamDetail.as_view(), name="upstream"),
+    path("upstreams/targets/<int:pk>/weight/", TargetWeight.as_view(), name="target-weight"),
+]

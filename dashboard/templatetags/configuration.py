@@ -1,0 +1,34 @@
+"""What only the pages of the configuration show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django import template
+
+from dashboard.templatetags.dashboard import NOTHING
+
+register = template.Library()
+
+
+@register.filter
+def named(consumers: Mapping[int, str] | str, consumer_id: int) -> str:
+    """A consumer's name; one that is gone is known by its number."""
+    return consumers.get(consumer_id, f"consumer {consumer_id}") if isinstance(consumers, Mapping) else ""
+
+
+@register.filter
+def value(content: Any) -> str:
+    """A configuration value as one reads it: words as they are, `yes` and `no`, lists with commas, the rest as JSON."""
+    if content in (None, "", [], {}):
+        return NOTHING
+    match content:
+        case bool():
+            return "yes" if content else "no"
+        case str():
+            return content
+        case list() if all(isinstance(item, str | int | float) for item in content):
+            return ", ".join(map(str, content))
+    return json.dumps(content, ensure_ascii=False, indent=2 if isinstance(content, dict | list) else None)
