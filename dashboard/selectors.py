@@ -16,6 +16,12 @@ from dashboard.fold import ALL, DAY_S, HOUR_S, MINUTE_S
 from dashboard.ranges import Piece, cover, floor, step_for
 from gateway.proxy.histogram import percentile
 
+#: Every pair of every histogram of a row, with the name of what it measures.
+MEASURES = (
+    "CROSS JOIN LATERAL (VALUES ('duration', duration_bins), ('gateway', gateway_bins), ('upstream', upstream_bins)) "
+    "AS of (measure, bins) CROSS JOIN LATERAL generate_subscripts(bins, 1) AS i"
+)
+
 Dimension = Literal["route_id", "upstream_id", "status_class", "outcome", "consumer_id", "key_id"]
 
 
@@ -51,14 +57,17 @@ class Summary:
 
 @dataclass(slots=True)
 class Point:
-    """One step of a chart."""
+    """One step of a chart. Percentiles are of the whole duration, but those that name a side."""
 
     start: datetime
     requests: int = 0
+    limited: int = 0
     by_status_class: dict[int, int] = field(default_factory=dict)
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
+    gateway_p95: float | None = None
+    upstream_p95: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +96,13 @@ def summary(start: datetime, end: datetime, *, route_id: int | None = None, upst
     """Three queries."""
     found = Summary()
     pieces, filters = cover(start, end), _filters(route_id, upstream_id)
-    for status_class, outcome, requests, retried, hits, bytes_in, bytes_out in _rows(
+    for status_class, outcome, *sums in _rows(
         "SELECT status_class, outcome, sum(requests), sum(retried), sum(cache_hits), sum(bytes_in), sum(bytes_out) "
         "FROM usage_traffic {where} GROUP BY 1, 2",
         pieces,
         filters,
     ):
+        requests, retried, hits, bytes_in, bytes_out = map(int, sums)
         found.requests += requests
         found.retried += retried
         found.cache_hits += hits
@@ -120,26 +130,31 @@ def series(
     pieces, filters = [Piece(grain_s, first, end)], _filters(route_id, upstream_id)
     points = {first + n * step: Point(first + n * step) for n in range(-((first - end) // step))}
     bucket = "date_bin(%(step)s, start, 'epoch')"
-    for at, status_class, requests in _rows(
-        f"SELECT {bucket}, status_class, sum(requests) FROM usage_traffic {{where}} GROUP BY 1, 2",  # noqa: S608 (our own names)
+    for at, status_class, requests, limited in _rows(
+        f"SELECT {bucket}, status_class, sum(requests), "  # noqa: S608 (our own names)
+        "coalesce(sum(requests) FILTER (WHERE outcome = 'rate_limited'), 0) FROM usage_traffic {where} GROUP BY 1, 2",
         pieces,
         filters,
         step=step,
     ):
-        points[at].requests += requests
-        points[at].by_status_class[status_class] = requests
-    bins: dict[datetime, dict[int, int]] = {}
-    for at, bin_, count in _rows(
-        f"SELECT {bucket}, duration_bins[i][1], sum(duration_bins[i][2]) "  # noqa: S608 (our own names)
-        "FROM usage_latency CROSS JOIN LATERAL generate_subscripts(duration_bins, 1) AS i {where} GROUP BY 1, 2",
+        points[at].requests += int(requests)
+        points[at].by_status_class[status_class] = int(requests)
+        points[at].limited += int(limited)
+    bins: dict[tuple[datetime, str], dict[int, int]] = {}
+    for at, measure, bin_, count in _rows(
+        f"SELECT {bucket}, measure, bins[i][1], sum(bins[i][2]) FROM usage_latency {MEASURES} "  # noqa: S608 (our own names)
+        "{where} GROUP BY 1, 2, 3",
         pieces,
         filters,
         step=step,
     ):
-        bins.setdefault(at, {})[bin_] = int(count)
-    for at, counts in bins.items():
+        bins.setdefault((at, measure), {})[bin_] = int(count)
+    for (at, measure), counts in bins.items():
         point = points[at]
-        point.p50, point.p95, point.p99 = (percentile(counts, share) for share in (0.5, 0.95, 0.99))
+        if measure == "duration":
+            point.p50, point.p95, point.p99 = (percentile(counts, share) for share in (0.5, 0.95, 0.99))
+        else:
+            setattr(point, f"{measure}_p95", percentile(counts, 0.95))
     return list(points.values())
 
 
@@ -147,19 +162,44 @@ def top(start: datetime, end: datetime, by: Dimension, *, limit: int = 10) -> li
     """The busiest first. One query."""
     if by in ("consumer_id", "key_id"):
         pieces, which, source = cover(start, end, finest_s=HOUR_S), "TRUE", "usage_calls"
-        errors = "sum(client_errors), sum(server_errors)"
+        errors = ("client_errors", "server_errors")
     else:
         pieces, source = cover(start, end), "usage_traffic"
         which = f"route_id <> {ALL}" if by in ("route_id", "upstream_id") else f"route_id = {ALL}"
-        errors = "sum(requests * (status_class = 4)::int), sum(requests * (status_class = 5)::int)"
+        errors = ("requests * (status_class = 4)::int", "requests * (status_class = 5)::int")
+    # As floats, exact to 2^53: sums of bigint are numeric, and ten thousand keys of a day would take twice as long.
+    sums = ", ".join(f"sum(({column})::float8)" for column in ("requests", *errors, "bytes_in", "bytes_out"))
     rows = _rows(
-        f"SELECT {by}, sum(requests), {errors}, sum(bytes_in), sum(bytes_out) FROM {source} {{where}} AND {which} "  # noqa: S608 (our own names)
-        "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(limit)s",
+        f"SELECT {by}, {sums} FROM {source} {{where}} AND {which} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(limit)s",  # noqa: S608 (our own names)
         pieces,
         {},
         limit=limit,
     )
     return [Share(value, *map(int, counts)) for value, *counts in rows]
+
+
+def active_keys(start: datetime, end: datetime) -> int:
+    """How many keys had a request. One query."""
+    ((found,),) = _rows(
+        "SELECT count(DISTINCT key_id) FROM usage_calls {where} AND key_id <> 0",
+        cover(start, end, finest_s=HOUR_S),
+        {},
+    )
+    return int(found)
+
+
+def keys_by_time(start: datetime, end: datetime) -> list[int]:
+    """How many keys had a request in each hour, or day where hours are too many. One query."""
+    grain_s = HOUR_S if end - start <= timedelta(days=2) else DAY_S
+    first, step = floor(start, grain_s), timedelta(seconds=grain_s)
+    counts = dict(
+        _rows(
+            "SELECT start, count(*) FROM usage_calls {where} AND key_id <> 0 GROUP BY 1",
+            [Piece(grain_s, first, end)],
+            {},
+        )
+    )
+    return [counts.get(first + n * step, 0) for n in range(-((first - end) // step))]
 
 
 def caller_summary(
@@ -185,9 +225,7 @@ def _filters(route_id: int | None, upstream_id: int | None) -> dict[str, int | N
 def _times(found: Summary, pieces: Sequence[Piece], filters: dict[str, int | None]) -> None:
     bins: dict[str, dict[int, int]] = {"duration": {}, "gateway": {}, "upstream": {}}
     for measure, bin_, count in _rows(
-        "SELECT measure, bins[i][1], sum(bins[i][2]) FROM usage_latency CROSS JOIN LATERAL (VALUES "
-        "('duration', duration_bins), ('gateway', gateway_bins), ('upstream', upstream_bins)) AS of (measure, bins) "
-        "CROSS JOIN LATERAL generate_subscripts(bins, 1) AS i {where} GROUP BY 1, 2",
+        f"SELECT measure, bins[i][1], sum(bins[i][2]) FROM usage_latency {MEASURES} {{where}} GROUP BY 1, 2",  # noqa: S608
         pieces,
         filters,
     ):
@@ -213,19 +251,16 @@ def _rows(
 ) -> list[tuple[Any, ...]]:
     """`{where}` in the query becomes the buckets and the filters. A query per table reads each bucket once."""
     pieces = list(pieces)
-    where = (
-        "JOIN unnest(%(grains)s::int[], %(firsts)s::timestamptz[], %(ends)s::timestamptz[]) "
-        "AS piece (grain, first, until) "
-        "ON grain_s = grain AND start >= first AND start < until "
+    # Written out: of a join with a list of pieces PostgreSQL would guess the size, and read the whole table.
+    places = " OR ".join(
+        f"(grain_s = %(grain_{n})s AND start >= %(first_{n})s AND start < %(end_{n})s)" for n in range(len(pieces))
     )
+    where = f"WHERE ({places or 'false'}) "
     used = {name: value for name, value in filters.items() if value is not None}
     where += "".join(f"AND {name} = %({name})s " for name in used)
     arguments |= used
-    arguments |= {
-        "grains": [piece.grain_s for piece in pieces],
-        "firsts": [piece.first for piece in pieces],
-        "ends": [piece.end for piece in pieces],
-    }
+    for n, piece in enumerate(pieces):
+        arguments |= {f"grain_{n}": piece.grain_s, f"first_{n}": piece.first, f"end_{n}": piece.end}
     with connection.cursor() as cursor:
         cursor.execute(query.format(where=where), arguments)
         return list(cursor.fetchall())

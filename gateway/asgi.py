@@ -19,6 +19,9 @@ from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from gateway import runtime, views  # noqa: E402
 from gateway.handler import ProxyHandler, ProxyRequest, Receive, Send, send_whole  # noqa: E402
 
+if not settings.PROXY_ONLY:
+    from dashboard import sockets
+
 #: In the `all` role these are the control plane's; a route cannot have them (the compiler says so).
 CONTROL_PREFIXES = ("/admin/", "/dashboard/", "/static/", "/docs/")
 
@@ -39,6 +42,8 @@ class Application:
             await self._http(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(receive, send)
+        elif self._control_plane and scope["path"] == sockets.PATH:
+            await sockets.live(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})  # no route speaks WebSocket yet: refused with 403
 

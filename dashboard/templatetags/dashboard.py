@@ -68,7 +68,7 @@ def percent(value: float | None) -> str:
     return (
         f"{value * 100:.2g} %"
         if 0 < value < 0.1
-        else f"{value * 100:.1f} %"
+        else f"{value * 100:.3g} %"
         if 0 < value < 1
         else f"{value * 100:.0f} %"
     )
@@ -176,3 +176,19 @@ def sparkline(values: Iterable[float | None], label: str = "", kind: str = "") -
     points = " ".join(f"{position * 100 / last:.1f},{26 - value * 24 / top:.1f}" for position, value in known)
     first = known[0][0] * 100 / last
     return {"label": label, "kind": kind, "points": points, "area": f"{first:.1f},28 {points} 100,28"}
+
+
+@register.filter
+def change_label(change: Any) -> SafeString | str:
+    """Of an `overview.Change`: an arrow, the share, and whether that is good."""
+    if change is None:
+        return ""
+    share, kind = change.share, {True: "good", False: "worse", None: ""}[change.better]
+    if abs(share) < 0.005:
+        return format_html('<span class="change" title="As in the time before">{}</span>', "\N{ALMOST EQUAL TO}")
+    arrow = "\N{UPWARDS ARROW}" if share > 0 else "\N{DOWNWARDS ARROW}"
+    size = f"{1 + share:.0f}\N{MULTIPLICATION SIGN}" if share >= 9 else f"{abs(share) * 100:.0f} %"
+    return format_html(
+        '<span class="change {}" title="Against the time before, as long as this">{}\N{THIN SPACE}{}</span>',
+        kind, arrow, size,
+    )  # fmt: skip
