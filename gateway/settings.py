@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from django.templatetags.static import static
 from psycopg.conninfo import conninfo_to_dict
 
-from gateway import environment
+from gateway import environment, theme
 from gateway.embedded import EmbeddedError, NotStarted, places
 
 ENVIRONMENT = environment.load()
@@ -53,7 +52,7 @@ ALLOWED_HOSTS = ENVIRONMENT.allowed_hosts
 CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
 REDIS_URL = ENVIRONMENT.redis_url or PLACES.redis_url
 
-_CONTROL_PLANE = ["unfold", "django.contrib.admin", "django.contrib.messages", "django.contrib.staticfiles"]
+_CONTROL_PLANE = ["unfold", "unfold.contrib.filters", "django.contrib.admin", "django.contrib.messages", "django.contrib.staticfiles"]
 _CONTROL_PLANE += ["rest_framework", "drf_spectacular", "drf_spectacular_sidecar", "gateway.api"]
 INSTALLED_APPS = [
     *(["daphne"] if "runserver" in sys.argv else []),  # development: Django's runserver over ASGI
@@ -161,20 +160,12 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_PATCH": False,  # gateway.api.schema makes them
     "SCHEMA_PATH_PREFIX": "/admin/v1",
     "POSTPROCESSING_HOOKS": ["gateway.api.schema.complete"],
 }
 
-UNFOLD = {
-    "SITE_TITLE": "HydraGate",
-    "SITE_HEADER": "HydraGate",
-    "SITE_SYMBOL": "alt_route",
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("dashboard/favicon.svg")},
-    ],
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": False,
-}
+UNFOLD = theme.unfold(ENVIRONMENT)
 
 LOGGING = {
     "version": 1,

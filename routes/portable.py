@@ -16,16 +16,24 @@ _IDS: Any = {"id": True, "consumer_id": True, "targets": {"__all__": {"id"}}}
 
 def to_yaml(document: Mapping[str, Any]) -> str:
     """Raises CompileError for a document with unsound entries."""
+    return dump(to_file(document))
+
+
+def to_file(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the file, before it is YAML. Raises CompileError for a document with unsound entries."""
     reading = read(document)
     if reading.problems:
         raise CompileError(reading.problems)
-    file = {
+    return {
         "format": FORMAT,
         "upstreams": [_dump(entry) for entry in reading.upstreams.values()],
         "routes": [_dump(entry) for entry in reading.routes.values()],
         "plugins": [_dump(entry) for entry in reading.plugins.values()],
     }
-    return yaml.dump(file, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def dump(file: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(file), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _dump(entry: Part) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -21,6 +21,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.utils import OpenApiParameter
+from pydantic import BaseModel, create_model
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -80,7 +81,7 @@ def _moment(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What may be asked of a list. The first of `ordering` is the default; its fields are never NULL."""
+    """What may be asked of a list. The first of `ordering` is the default (`-name` reverses); fields are never NULL."""
 
     ordering: Sequence[str]
     filters: Sequence[Filter] = ()
@@ -111,7 +112,7 @@ class Listing:
             )
         if self.search:
             yield OpenApiParameter("q", str, description=f"Search in {', '.join(map(_first, self.search))}.")
-        words = [sign + name for name in self.ordering for sign in ("", "-")]
+        words = [sign + name.lstrip("-") for name in self.ordering for sign in ("", "-")]
         yield OpenApiParameter("ordering", str, enum=words, description=f"Default `{self.ordering[0]}`; `-` reverses.")
         limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
         yield OpenApiParameter("limit", limit, description="Most items on a page.")
@@ -124,7 +125,8 @@ class _Query:
     def __init__(self, request: Request, listing: Listing) -> None:
         self.faults: list[Fault] = []
         self.conditions: list[Q] = []
-        self.limit, self.order, self.after = DEFAULT_LIMIT, listing.ordering[0], None
+        self.limit, self.order = DEFAULT_LIMIT, listing.ordering[0]
+        self.after: tuple[Any, int] | None = None
         by_name = {item.name: item for item in listing.filters}
         known = [*by_name, *(["q"] if listing.search else []), "ordering", "limit", "cursor"]
         cursor = ""
@@ -186,8 +188,9 @@ class _Query:
         self.after = value, pk
 
     def _ordering(self, text: str, listing: Listing) -> str:
-        if text.removeprefix("-") not in listing.ordering:
-            raise ValueError(f"One of {', '.join(listing.ordering)}, with `-` before it for the reverse.")
+        names = [name.lstrip("-") for name in listing.ordering]
+        if text.removeprefix("-") not in names:
+            raise ValueError(f"One of {', '.join(names)}, with `-` before it for the reverse.")
         return text
 
     def _limit(self, text: str) -> int:
@@ -211,3 +214,10 @@ def check_parameters(request: Request, known: Iterable[str]) -> None:
 
 def _first(lookup: str) -> str:
     return lookup.split("__")[0]
+
+
+@cache
+def page_of(shape: type[BaseModel]) -> type[BaseModel]:
+    """The shape of `Listing.answer` for rows of a shape, for the schema."""
+    fields: Any = {"items": (list[shape], ...), "next": (str | None, ...)}  # type: ignore[valid-type]
+    return create_model(f"{shape.__name__.removesuffix('Read')}Page", **fields)

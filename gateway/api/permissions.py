@@ -17,7 +17,8 @@ class ScopeAndModel(BasePermission):
             return False
         method = request.method or ""
         scope = view.scopes.get(method, "read" if method in SAFE else "write")
-        if request.auth is not None and not request.auth.allows(scope):
+        token: Any = request.auth
+        if token is not None and not token.allows(scope):
             self.message = f"This token lacks the scope `{scope}`."
             return False
         return self._has_all(request, required(view, method))

@@ -187,7 +187,7 @@ def _translated(error: Exception) -> exceptions.APIException:
         case Http404():
             return exceptions.NotFound()
         case PermissionDenied():
-            return exceptions.PermissionDenied()
+            return exceptions.PermissionDenied(*error.args)
         case RequestDataTooBig():
             return _TooLarge()
         case SuspiciousOperation():

@@ -64,6 +64,10 @@ class AutoSchema(SpectacularSchema):
             operation["x-idempotent"] = True
         return operation
 
+    def get_operation_id(self) -> str:
+        words = self.path.removeprefix("/admin/v1/").replace("{", "by/").replace("}", "")
+        return "_".join([self.method.lower(), *words.replace("-", "_").split("/")])
+
     def get_tags(self) -> list[str]:
         return [self.path.removeprefix("/admin/v1/").split("/")[0]]
 
@@ -124,11 +128,28 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
             for status in _statuses(path, method, "requestBody" in operation):
                 content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
                 responses.setdefault(status, {"description": _MEANINGS[status], "content": content})
+            if method == "patch":
+                _make_partial(operation, result["components"]["schemas"])
             if method == "get":
                 responses["304"] = {"description": "As it was when the ETag of `If-None-Match` was given."}
             idempotent = operation.pop("x-idempotent", False)
             operation.setdefault("parameters", []).extend(_headers(path, method, idempotent))
     return result
+
+
+def _make_partial(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """A PATCH takes any of the fields, and those it leaves out keep their values: no defaults."""
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        name = content["schema"].get("$ref", "").rpartition("/")[2]
+        if name not in schemas or name.endswith("Patch"):
+            continue
+        whole = schemas[name]
+        fields = {
+            field: {k: v for k, v in part.items() if k != "default"} for field, part in whole["properties"].items()
+        }
+        partial = {key: value for key, value in whole.items() if key != "required"}
+        schemas[f"{name}Patch"] = partial | {"title": f"{name}Patch", "properties": fields}
+        content["schema"] = {"$ref": f"#/components/schemas/{name}Patch"}
 
 
 def _statuses(path: str, method: str, has_body: bool) -> Iterator[str]:

@@ -29,11 +29,12 @@ class ApiView(APIView):
     scopes: ClassVar[Mapping[str, str]] = {}
     http_method_names = ["get", "head", "post", "put", "patch", "delete"]  # OPTIONS would repeat the schema
 
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super().initial(request, *args, **kwargs)
+    def perform_authentication(self, request: Request) -> None:
+        """Reads the body first: the CSRF check looks into it, the idempotency key needs its bytes. Too large: 413."""
         if request.method not in SAFE:
-            body = request._request.body  # refuses what is too large, and lets the idempotency key read it again
+            body = request._request.body
             request._request.META["CONTENT_LENGTH"] = str(len(body))  # DRF takes a chunked body for an empty one
+        super().perform_authentication(request)
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(response, "exception", False):
@@ -57,7 +58,7 @@ def _tag(request: Request, response: Response) -> None:
 class Nowhere(ApiView):
     """Every other path. A slash at the end too many is forgiven: 308 keeps method and body."""
 
-    permissions = {method: () for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")}
+    permissions = dict.fromkeys(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"), ())
 
     def handle(self, request: Request, **kwargs: Any) -> Response:
         if request.path.endswith("/"):

@@ -1,0 +1,1 @@
+"""The admin API of the configuration: `urlpatterns` go under `/admin/v1/`."""
