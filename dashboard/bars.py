@@ -36,6 +36,12 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    start: datetime
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
 class Bars:
     """`top`: the highest bar's number. `daily`: a bar is a day, else an hour."""
 
@@ -45,10 +51,11 @@ class Bars:
     daily: bool
 
     @property
-    def labelled(self) -> list[datetime]:
-        """Some five moments for the axis."""
-        every = max(1, len(self.bars) // 5)
-        return [bar.start for bar in self.bars[::every]]
+    def labels(self) -> list[Label]:
+        """Some five for the axis; none that would stick out at its end."""
+        every, whole = max(1, round(len(self.bars) / 5)), max(1, len(self.bars))
+        marked = [Label(bar.start, round(100 * place / whole, 2)) for place, bar in enumerate(self.bars)]
+        return [label for label in marked[::every] if label.percent <= 92]
 
 
 def bars(steps: Sequence[Step]) -> Bars:

@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from dashboard import callers, quotas
+from dashboard.bars import bars
 from dashboard.fold import DAY_S, HOUR_S
 from dashboard.ranges import floor
 from dashboard.shipping import ship
@@ -354,3 +355,23 @@ def test_pages_are_for_staff_and_forms_need_their_token(client, key):
     client.force_login(User.objects.create_superuser("operator"))
     for url, _ in WRITES:
         assert client.post(url.format(key=key.pk, consumer=key.consumer_id)).status_code == 403
+
+
+# --- the chart --------------------------------------------------------------------------------------------------------
+
+
+def test_bars_stand_on_one_another_and_none_is_too_low_to_see():
+    start = floor(NOW, HOUR_S)
+    steps = [callers.Step(start + timedelta(hours=n), delivered=10**6 * n, refused=n) for n in range(25)]
+    drawn = bars(steps)
+    assert (drawn.top, drawn.total, drawn.daily) == (24 * (10**6 + 1), 300 * (10**6 + 1), False)
+    below, above = drawn.bars[24].blocks
+    assert (below.kind, above.kind) == ("c2", "p95")
+    assert below.y == pytest.approx(above.y + above.height, abs=1)
+    assert above.height >= 1
+    assert [label.percent for label in drawn.labels] == [0, 20, 40, 60, 80]
+    assert drawn.labels[4].start == start + timedelta(hours=20)
+
+
+def test_a_chart_of_nothing_is_empty():
+    assert (bars([]).total, bars([callers.Step(NOW)]).total, bars([]).labels) == (0, 0, [])
