@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -9,16 +10,21 @@ from typing import Any
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
 
 from dashboard.models import UsageRow
+from dashboard.names import names_of
 from gateway.proxy.errors import OUTCOMES
 
 #: Rows the list pages through. Whoever wants more narrows the filters.
 SHOWN_MAX = 10_000
+STATUS_COLOURS = {2: "success", 3: "info", 4: "warning", 5: "danger"}
 
 
 class CappedPaginator(Paginator):  # no generic at run time
@@ -79,9 +85,16 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
     """`?route_id=`, `?consumer_id=` and `?key_id=` in the URL work too: pages about those link here."""
 
     list_display = (
-        "when", "method", "host", "path", "status", "outcome", "duration_ms", "upstream_ms", "route_id", "consumer_id",
+        "when", "method", "host", "path", "status_label", "outcome", "duration", "upstream_time", "route", "consumer",
         "client_ip",
     )  # fmt: skip
+    fieldsets = (
+        (None, {"fields": (("when", "request_id"), ("method", "host"), "path", "client_ip")}),
+        ("Came to", {"fields": (("status_label", "outcome"), "detail", ("bytes_in", "bytes_out"), "cache_status")}),
+        ("Way", {"fields": (("route", "upstream"), ("target", "tries"), ("consumer", "key"), "config_version")}),
+        ("Time", {"fields": (("duration", "gateway_time", "upstream_time"),)}),
+    )
+    actions_detail = ("open_dashboard",)
     list_filter = (WhenFilter, OutcomeFilter, StatusFilter)
     search_fields = ("request_id__exact",)
     search_help_text = "A whole request id"
@@ -91,10 +104,57 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
     show_full_result_count = False
     paginator = CappedPaginator
 
-    @admin.display(description="when")
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        changelist.result_list = named(changelist.result_list)
+        return changelist
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        row = super().get_object(request, object_id, from_field)
+        return named([row])[0] if row is not None else None
+
+    @action(description="Dashboard", icon="monitoring", permissions=["view"])
+    def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The same in plain words, with the request as curl."""
+        row = get_object_or_404(UsageRow, pk=object_id)
+        return redirect("dashboard:request", row.request_id)
+
+    @admin.display(description="when (UTC)")
     def when(self, row: UsageRow) -> str:
         at = f"{timezone.localtime(row.at):%Y-%m-%d %H:%M:%S}"
         return format_html('<span class="whitespace-nowrap">{}</span>', at)
+
+    @display(description="status", label=STATUS_COLOURS)
+    def status_label(self, row: UsageRow) -> tuple[int, int]:
+        return row.status // 100, row.status
+
+    @admin.display(description="took")
+    def duration(self, row: UsageRow) -> str:
+        return f"{row.duration_ms:.1f} ms"
+
+    @admin.display(description="of it the upstream")
+    def upstream_time(self, row: UsageRow) -> str:
+        return "" if row.upstream_ms is None else f"{row.upstream_ms:.1f} ms"
+
+    @admin.display(description="of it the gateway")
+    def gateway_time(self, row: UsageRow) -> str:
+        return f"{row.gateway_ms:.1f} ms"
+
+    @admin.display(description="route")
+    def route(self, row: Any) -> str:
+        return _link("route", row.route_id, row.names.routes)
+
+    @admin.display(description="upstream")
+    def upstream(self, row: Any) -> str:
+        return _link("upstream", row.upstream_id, row.names.upstreams)
+
+    @admin.display(description="consumer")
+    def consumer(self, row: Any) -> str:
+        return _link("consumer", row.consumer_id, row.names.consumers)
+
+    @admin.display(description="key")
+    def key(self, row: Any) -> str:
+        return _link("key", row.key_id, row.names.keys)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -104,3 +164,22 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
 
     def has_delete_permission(self, request: HttpRequest, obj: UsageRow | None = None) -> bool:
         return False
+
+
+def named(rows: Iterable[Any]) -> list[Any]:
+    """The rows, each with the `names` of what they all point to."""
+    rows = list(rows)
+    names = names_of(rows)
+    for row in rows:
+        row.names = names
+    return rows
+
+
+def _link(page: str, pk: int | None, names: dict[int, str]) -> str:
+    """To its page of the dashboard; the bare number of what has been deleted."""
+    if pk is None:
+        return ""
+    if pk not in names:
+        return f"{pk} (deleted)"
+    address = reverse(f"dashboard:{page}", args=[pk])
+    return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', address, names[pk])

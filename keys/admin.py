@@ -11,8 +11,10 @@ from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
 from django.urls import reverse
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
@@ -22,9 +24,10 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from keys import services
+from keys import services, trail
 from keys.issued import IssuedAdmin, StateFilter, SuperuserDeletes
 from keys.models import TOKEN_SCOPES, AdminToken, ApiKey, Consumer
+from keys.trail import Audited
 
 OVERLAPS = {0: "none: it ends now", 3600: "1 hour", 86_400: "1 day", 604_800: "1 week", 2_592_000: "30 days"}
 # The message is given anew because a form replaces the model's own with a bare "did not validate:".
@@ -64,7 +67,7 @@ class KeyInline(TabularInline):
 
 
 @admin.register(Consumer)
-class ConsumerAdmin(SuperuserDeletes, ModelAdmin):
+class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     list_display = ("username", "custom_id", "groups", "enabled", "key_count", "created_at")
     list_filter = ("enabled",)
     search_fields = ("username", "custom_id", "groups", "tags", "note")
@@ -73,6 +76,12 @@ class ConsumerAdmin(SuperuserDeletes, ModelAdmin):
     formfield_overrides = WORDS_AS_TEXT
     inlines = (KeyInline,)
     actions = ("enable", "disable")
+    actions_detail = ("open_dashboard",)
+
+    @action(description="Dashboard", icon="monitoring", permissions=["view"])
+    def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its calls, what they came to, and what its limits leave."""
+        return redirect("dashboard:consumer", object_id)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Consumer]:
         return super().get_queryset(request).annotate(key_total=Count("keys"))
@@ -93,8 +102,10 @@ class ConsumerAdmin(SuperuserDeletes, ModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[Consumer], step: Callable[[Consumer], None], done: str
     ) -> None:
         for consumer in queryset:
-            step(consumer)
-            self.log_change(request, consumer, done)
+            before = trail.values(consumer)
+            with transaction.atomic():
+                step(consumer)
+                self.log_change(request, consumer, trail.changed(before, trail.values(consumer), done))
         self.message_user(request, f"{done[:-1]}: {', '.join(map(str, queryset[:10]))}.", messages.SUCCESS)
 
 
@@ -111,7 +122,13 @@ class ApiKeyAdmin(IssuedAdmin):
     facts = (*IssuedAdmin.facts, "rotated_from")
     usage_template = "keys/key_usage.html"
     end_warning = "Requests with it are refused from now on."
-    actions_detail = ("rotate", "revoke")
+    actions_row = ("rotate", "revoke")
+    actions_detail = ("open_dashboard", "rotate", "revoke")
+
+    @action(description="Dashboard", icon="monitoring", permissions=["view"])
+    def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its calls, and why some were refused."""
+        return redirect("dashboard:key", object_id)
 
     def issue(self, row: ApiKey, by: str) -> str:
         return services.key_issue(row, by=by)
@@ -128,14 +145,16 @@ class ApiKeyAdmin(IssuedAdmin):
         if not form.is_valid():
             text = "A new key takes over: same consumer, name, scopes and lifetime. The new secret is shown once."
             return self.ask(request, form, f"Rotate {key}", text, "Rotate")
+        before = trail.values(key)
         try:
             overlap = timedelta(seconds=form.cleaned_data["overlap_s"])
             new, secret = services.key_rotate(key, overlap=overlap, by=request.user.get_username())
         except (services.KeyNotLive, ValidationError) as error:
             self.message_user(request, str(error), messages.ERROR)
             return HttpResponseRedirect(reverse("admin:keys_apikey_change", args=[key.pk]))
-        self.log_addition(request, new, f"Rotated from {key}.")
-        self.log_change(request, key, f"Rotated to {new}.")
+        key.refresh_from_db()
+        self.log_addition(request, new, trail.added(trail.values(new)))
+        self.log_change(request, key, trail.changed(before, trail.values(key), f"Rotated to {new}."))
         return self.secret_page(request, new, secret)
 
 
@@ -161,7 +180,7 @@ class AdminTokenAdmin(IssuedAdmin):
     entered, owner = ("user", "name", "scopes", "expires_at"), "user"
     usage_template = "keys/token_usage.html"
     end_warning = "Calls of the admin API with it are refused from now on."
-    actions_detail = ("revoke",)
+    actions_row = actions_detail = ("revoke",)
 
     def issue(self, row: AdminToken, by: str) -> str:
         return services.token_issue(row, by=by)

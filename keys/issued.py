@@ -22,7 +22,9 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from keys import trail
 from keys.models import Issued, in_state
+from keys.trail import Audited
 
 STATE_COLOURS = {"live": "success", "expired": "warning", "revoked": "danger"}
 
@@ -49,7 +51,7 @@ class SuperuserDeletes:
         return bool(request.user.is_active and request.user.is_superuser)
 
 
-class IssuedAdmin(SuperuserDeletes, ModelAdmin):
+class IssuedAdmin(Audited, SuperuserDeletes, ModelAdmin):
     """Subclasses say `entered`, `owner`, `issue`, `end` and `end_warning`, and have a template of how to use it."""
 
     entered: ClassVar[tuple[str, ...]]  # fields of the form
@@ -141,8 +143,10 @@ class IssuedAdmin(SuperuserDeletes, ModelAdmin):
 
     def _end(self, request: HttpRequest, rows: list[Any], reason: str) -> None:
         for row in rows:
+            before = trail.values(row)
             self.end(row, request.user.get_username(), reason)
-            self.log_change(request, row, "Revoked.")
+            row.refresh_from_db()
+            self.log_change(request, row, trail.changed(before, trail.values(row), "Revoked."))
         self.message_user(request, f"Revoked: {', '.join(map(str, rows[:10]))}", messages.SUCCESS)
 
     def row_of(self, request: HttpRequest, object_id: str) -> Any:

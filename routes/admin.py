@@ -1,26 +1,30 @@
-"""The pages of the configuration: the working copy, its versions, the workers."""
+"""The pages of the configuration's working copy. `routes.versions` has those of what is published."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404, render
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
+from django.urls import path
 from django.utils import timezone
-from django.utils.html import format_html
-from unfold.admin import ModelAdmin
-from unfold.decorators import action
+from django.utils.text import Truncator
+from unfold.contrib.filters.admin import RelatedDropdownFilter
+from unfold.decorators import action, display
 
-from routes import portable, selectors, services
-from routes.difference import difference
-from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Target, Upstream, WorkerReport
-from routes.problems import CompileError
-from routes.publishing import ConfigAdmin, ConfigStackedInline, ConfigTabularInline, announce
+from routes import versions
+from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
+from routes.publishing import ConfigAdmin, ConfigStackedInline, ConfigTabularInline
+from routes.widgets import masked, redrawn
 
-PUBLISH = "routes.publish_config"
+__all__ = ["versions"]  # its pages register themselves
+
+#: A weight says how much in comparison; the dashboard knows what a target had before.
+RESTORED_WEIGHT = 100
 
 
 class TargetInline(ConfigTabularInline):
@@ -37,9 +41,30 @@ class RouteUpstreamInline(ConfigTabularInline):
 class PluginSettingInline(ConfigStackedInline):
     model = PluginSetting
     fields = (("name", "enabled"), "consumer", "config")
-    raw_id_fields = ("consumer",)
+    autocomplete_fields = ("consumer",)
     verbose_name = "plugin"
     verbose_name_plural = "plugins"
+
+
+class Switched:
+    """Mixin for rows that can be off."""
+
+    @admin.display(description="enabled", boolean=True, ordering="enabled")
+    def on(self, row: Any) -> bool:
+        return bool(row.enabled)
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.update_rows(request, queryset, "Enabled", enabled=True, **_now(queryset))  # type: ignore[attr-defined]
+
+    @admin.action(description="Disable", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.update_rows(request, queryset, "Disabled", enabled=False, **_now(queryset))  # type: ignore[attr-defined]
+
+
+def _now(queryset: QuerySet[Any]) -> dict[str, Any]:
+    """An update of many rows leaves `auto_now` alone."""
+    return {"updated_at": timezone.now()} if hasattr(queryset.model, "updated_at") else {}
 
 
 @admin.register(Upstream)
@@ -48,6 +73,7 @@ class UpstreamAdmin(ConfigAdmin):
     list_filter = ("protocol", "balancing")
     search_fields = ("name", "targets__host", "tags")
     inlines = (TargetInline, PluginSettingInline)
+    actions_detail = ("open_dashboard",)
     fieldsets = (
         (None, {"fields": ("name", ("protocol", "balancing"), "tags")}),
         (
@@ -69,6 +95,11 @@ class UpstreamAdmin(ConfigAdmin):
         rows: QuerySet[Upstream] = super().get_queryset(request)
         return rows.annotate(**counts, routes_all=Count("branches", distinct=True))
 
+    @action(description="Dashboard", icon="monitoring", permissions=["view"])
+    def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its traffic, and what the workers say of its targets."""
+        return redirect("dashboard:upstream", object_id)
+
     @admin.display(description="targets", ordering="targets_all")
     def target_count(self, upstream: Any) -> str:
         every, active = upstream.targets_all, upstream.targets_on
@@ -83,13 +114,43 @@ class UpstreamAdmin(ConfigAdmin):
         return ", ".join(upstream.tags)
 
 
+@admin.register(Target)
+class TargetAdmin(Switched, ConfigAdmin):
+    """To find and drain addresses across upstreams; an upstream's page has its own as rows."""
+
+    list_display = ("address", "upstream", "weight", "drained", "on")
+    list_filter = ("enabled", ("upstream", RelatedDropdownFilter))
+    list_select_related = ("upstream",)
+    search_fields = ("host", "upstream__name")
+    autocomplete_fields = ("upstream",)
+    fields = ("upstream", ("host", "port"), ("weight", "enabled"))
+    actions = ("drain", "restore", "enable", "disable")
+
+    @admin.display(description="address", ordering="host")
+    def address(self, target: Target) -> str:
+        return str(target)
+
+    @display(description="traffic", label={"drained": "warning", "takes its share": "success"})
+    def drained(self, target: Target) -> str:
+        return "takes its share" if target.weight and target.enabled else "drained"
+
+    @admin.action(description="Drain: no new requests", permissions=["change"])
+    def drain(self, request: HttpRequest, queryset: QuerySet[Target]) -> None:
+        self.update_rows(request, queryset, "Drained", weight=0)
+
+    @admin.action(description="Restore drained ones to weight 100", permissions=["change"])
+    def restore(self, request: HttpRequest, queryset: QuerySet[Target]) -> None:
+        self.update_rows(request, queryset.filter(weight=0), "Restored", weight=RESTORED_WEIGHT)
+
+
 @admin.register(Route)
-class RouteAdmin(ConfigAdmin):
+class RouteAdmin(Switched, ConfigAdmin):
     list_display = ("name", "on", "match", "leads_to", "plugins", "priority", "updated_at")
     list_filter = ("enabled", "upstreams")
     search_fields = ("name", "hosts", "paths", "tags")
     actions = ("enable", "disable")
     inlines = (RouteUpstreamInline, PluginSettingInline)
+    actions_detail = ("open_dashboard",)
     fieldsets = (
         (None, {"fields": (("name", "enabled"), "tags")}),
         ("Match", {"fields": ("paths", ("hosts", "methods"), ("header_conditions", "query_conditions"), "priority")}),
@@ -100,9 +161,10 @@ class RouteAdmin(ConfigAdmin):
         rows: QuerySet[Route] = super().get_queryset(request)
         return rows.prefetch_related("branches__upstream", "plugin_settings")
 
-    @admin.display(description="enabled", boolean=True, ordering="enabled")
-    def on(self, route: Route) -> bool:
-        return route.enabled
+    @action(description="Dashboard", icon="monitoring", permissions=["view"])
+    def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Its traffic, and the way of a request drawn."""
+        return redirect("dashboard:route", object_id)
 
     @admin.display(description="match")
     def match(self, route: Route) -> str:
@@ -118,131 +180,38 @@ class RouteAdmin(ConfigAdmin):
     def plugins(self, route: Any) -> str:
         return ", ".join(sorted({setting.name for setting in route.plugin_settings.all() if setting.enabled}))
 
-    @admin.action(description="Enable", permissions=["change"])
-    def enable(self, request: HttpRequest, routes: QuerySet[Route]) -> None:
-        self._switch(request, routes, True)
-
-    @admin.action(description="Disable", permissions=["change"])
-    def disable(self, request: HttpRequest, routes: QuerySet[Route]) -> None:
-        self._switch(request, routes, False)
-
-    def _switch(self, request: HttpRequest, routes: QuerySet[Route], enabled: bool) -> None:
-        names = ", ".join(routes.values_list("name", flat=True))
-        routes.order_by().update(enabled=enabled, updated_at=timezone.now())
-        self.settle(request, f"{'Enabled' if enabled else 'Disabled'} {names}.")
-
 
 @admin.register(PluginSetting)
-class PluginSettingAdmin(ConfigAdmin):
-    list_display = ("name", "on", "route", "upstream", "consumer", "updated_at")
-    list_filter = ("name", "enabled")
+class PluginSettingAdmin(Switched, ConfigAdmin):
+    list_display = ("name", "on", "scope_words", "config_words", "updated_at")
+    list_filter = ("name", "enabled", ("route", RelatedDropdownFilter), ("upstream", RelatedDropdownFilter))
+    actions = ("enable", "disable")
     list_select_related = ("route", "upstream", "consumer")
     search_fields = ("name", "route__name", "upstream__name", "consumer__username")
-    autocomplete_fields = ("route", "upstream")
-    raw_id_fields = ("consumer",)
+    autocomplete_fields = ("route", "upstream", "consumer")
     fieldsets = (
         (None, {"fields": (("name", "enabled"), "config")}),
-        ("Scope: nothing chosen is everywhere", {"fields": (("route", "upstream", "consumer"),)}),
+        ("Scope: nothing chosen is everywhere", {"fields": ("route", "upstream", "consumer")}),
     )
 
-    @admin.display(description="enabled", boolean=True, ordering="enabled")
-    def on(self, setting: PluginSetting) -> bool:
-        return setting.enabled
+    def get_urls(self) -> list[Any]:
+        drawn = path("config/", self.admin_site.admin_view(self.config_view), name="routes_pluginsetting_config")
+        return [drawn, *super().get_urls()]
 
+    def config_view(self, request: HttpRequest) -> HttpResponse:
+        """The form of a plugin's config, drawn for what a page holds. Changes nothing, knows no stored config."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (self.has_add_permission(request) or self.has_change_permission(request)):
+            raise PermissionDenied
+        return HttpResponse(redrawn(request.POST), headers={"Cache-Control": "no-store"})
 
-class ReadOnlyAdmin(ModelAdmin):
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
+    @admin.display(description="scope")
+    def scope_words(self, setting: PluginSetting) -> str:
+        scope = {"route": setting.route, "upstream": setting.upstream, "consumer": setting.consumer}
+        return ", ".join(f"{kind} {row}" for kind, row in scope.items() if row) or "everywhere"
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-@admin.register(ConfigVersion)
-class ConfigVersionAdmin(ReadOnlyAdmin):
-    list_display = ("number", "is_live", "created_at", "author", "source", "comment", "short_digest")
-    list_filter = ("source", "author")
-    search_fields = ("comment", "author", "digest")
-    fields = ("number", "is_live", "created_at", "author", "source", "comment", "digest", "changes", "file")
-    readonly_fields = ("is_live", "changes", "file")
-    actions_list = ("publish",)
-    actions_detail = ("roll_back",)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[ConfigVersion]:
-        rows: QuerySet[ConfigVersion] = super().get_queryset(request)
-        return rows.defer("document")
-
-    @admin.display(description="live", boolean=True, ordering="live")
-    def is_live(self, version: ConfigVersion) -> bool:
-        return version.live
-
-    @admin.display(description="digest")
-    def short_digest(self, version: ConfigVersion) -> str:
-        return version.digest[:12]
-
-    @admin.display(description="changes")
-    def changes(self, version: ConfigVersion) -> str:
-        before = version.parent.document if version.parent else {}
-        return _preformatted("\n".join(difference(before, version.document)) or "none")
-
-    @admin.display(description="configuration")
-    def file(self, version: ConfigVersion) -> str:
-        return _preformatted(portable.to_yaml(version.document))
-
-    def has_publish_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        # A method, for unfold's check of a dotted permission asks the database before there is one.
-        return request.user.has_perm(PUBLISH)
-
-    @action(description="Publish", icon="publish", permissions=["publish"])
-    def publish(self, request: Any) -> HttpResponse:
-        """Drafts, and what was changed past the admin."""
-        if request.method == "POST":
-            comment = request.POST.get("comment", "")
-            author = request.user.get_username()
-            return self._go(request, lambda: services.publish(author=author, source="admin", comment=comment))
-        problems = services.problems_of(selectors.working_document())
-        context = {"title": "Publish the working copy", "lines": services.draft(), "problems": problems}
-        return self._confirm(request, context)
-
-    @action(description="Roll back to this", icon="undo", permissions=["publish"])
-    def roll_back(self, request: Any, object_id: str) -> HttpResponse:
-        version = get_object_or_404(ConfigVersion, pk=object_id)
-        if request.method == "POST":
-            comment, author = request.POST.get("comment", ""), request.user.get_username()
-            return self._go(request, lambda: services.rollback(version.number, author=author, comment=comment))
-        problems = services.problems_of(version.document)
-        lines = difference(selectors.working_document(), version.document)
-        return self._confirm(request, {"title": f"Roll back to {version}", "lines": lines, "problems": problems})
-
-    def _go(self, request: HttpRequest, write: Any) -> HttpResponse:
-        try:
-            announce(request, write().number)
-        except CompileError as error:
-            for problem in error.problems:
-                messages.error(request, f"Nothing was published. {problem}")
-        return HttpResponseRedirect(reverse("admin:routes_configversion_changelist"))
-
-    def _confirm(self, request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
-        page = {**self.admin_site.each_context(request), "opts": self.opts, **context}
-        return render(request, "routes/confirm.html", page)
-
-
-@admin.register(WorkerReport)
-class WorkerReportAdmin(ReadOnlyAdmin):
-    list_display = ("worker_name", "version", "role", "pid", "apply_time", "applied_at", "seen_at", "error")
-    list_filter = ("node", "role")
-
-    @admin.display(description="worker", ordering="node")
-    def worker_name(self, report: WorkerReport) -> str:
-        return str(report)
-
-    @admin.display(description="applied in", ordering="apply_ms")
-    def apply_time(self, report: WorkerReport) -> str:
-        return f"{report.apply_ms:.0f} ms"
-
-
-def _preformatted(text: str) -> str:
-    return format_html('<pre class="font-mono text-xs whitespace-pre-wrap">{}</pre>', text)
+    @admin.display(description="config")
+    def config_words(self, setting: PluginSetting) -> str:
+        text = json.dumps(masked(setting.name, setting.config), ensure_ascii=False)[1:-1].replace('"', "")
+        return Truncator(text).chars(80) or "defaults"

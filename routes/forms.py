@@ -11,8 +11,10 @@ from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from routes import catalogue
+from routes.compile import config_problems
 from routes.problems import Problem, dotted
-from routes.rows import ConfigRow
+from routes.rows import ConfigRow, field_errors
+from routes.widgets import ConfigWidget, fields_for, masked, placed, placed_errors, prose, unmasked
 
 
 class LinesField(forms.Field):
@@ -66,16 +68,18 @@ def _parse_conditions(text: str) -> dict[str, list[str]]:
 
 
 class ConfigField(forms.JSONField):
-    """Indented; nothing at all is the plugin's defaults."""
+    """Its value is JSON text or, from the fields of the form, a dict. Nothing at all is the plugin's defaults."""
 
     def __init__(self, **kwargs: Any) -> None:
-        widget = UnfoldAdminTextareaWidget(attrs={"rows": 5, "class": "font-mono", "spellcheck": "false"})
-        super().__init__(**{**kwargs, "required": False, "widget": widget})
+        super().__init__(**{**kwargs, "required": False, "widget": ConfigWidget()})
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        return data
 
     def prepare_value(self, value: Any) -> Any:
         if isinstance(value, dict):
             return json.dumps(value, indent=2, ensure_ascii=False)
-        return super().prepare_value(value)
+        return value
 
     def to_python(self, value: Any) -> Any:
         return {} if isinstance(value, str) and not value.strip() else super().to_python(value)
@@ -105,12 +109,21 @@ class ConfigForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         shape = getattr(self.instance, "shape", None)
         for name, field in self.fields.items():
-            if shape is not None and name in shape.model_fields:
-                field.help_text = shape.model_fields[name].description or ""
+            if shape is not None and name in shape.model_fields and not isinstance(field, PluginField | ConfigField):
+                field.help_text = prose(shape.model_fields[name].description or "")
         plugin = self.fields.get("name")
         if isinstance(plugin, PluginField) and self.instance.pk and self.instance.name not in catalogue.registry():
             # A setting of a plugin that is gone can still be shown, disabled and deleted.
             plugin.choices = [*_plugins(), (self.instance.name, f"{self.instance.name} (not installed)")]
+        if isinstance(self.fields.get("config"), ConfigField):
+            self.fields["config"].widget.plugin = (self["name"].value() or "") if plugin else self.instance.name
+            if self.instance.pk:
+                self.initial["config"] = masked(self.instance.name, self.instance.config)
+
+    def clean_config(self) -> Any:
+        """With the secrets that the form only had stand-ins for."""
+        stored = self.instance.config if self.instance.pk else {}
+        return unmasked(self.cleaned_data.get("name", self.instance.name), self.cleaned_data["config"], stored)
 
     def full_clean(self) -> None:
         super().full_clean()
@@ -123,6 +136,23 @@ class ConfigForm(forms.ModelForm):
                 self.add_error(None if field is None else str(field), text)
             elif self.is_main:
                 self.add_error(None, str(problem))
+        config = self.fields.get("config")
+        if isinstance(config, ConfigField) and self.has_error("config") and config.widget.mode == "fields":
+            self._errors_to_fields(config.widget)
+
+    def _errors_to_fields(self, widget: ConfigWidget) -> None:
+        """What a field of the config can show leaves the list below them all."""
+        errors = placed_errors(self.instance.name, self.instance.config)
+        faults = config_problems(self.instance.name, self.instance.config, catalogue.registry())
+        moved = {
+            sentence
+            for path, message in faults
+            if placed(fields_for(self.instance.name), path[1:])
+            for sentence in field_errors([(path, message)]).messages
+        }
+        kept = [str(sentence) for sentence in self.errors["config"] if sentence not in moved]
+        widget.errors = {path: sentences for path, sentences in errors.items() if path}
+        self.errors["config"] = self.error_class(kept or ["See the fields above."])
 
     def add_error(self, field: str | None, error: Any) -> None:
         """Fields this page does not show have their errors at the top."""

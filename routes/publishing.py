@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
+from django.contrib.admin.models import DELETION, LogEntry
 from django.contrib.postgres.fields import ArrayField
 from django.db.models import JSONField
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin, StackedInline, TabularInline
 
-from routes import services
+from keys.trail import deleted
+from routes import selectors, services, trail
 from routes.forms import ConditionsField, ConfigField, ConfigForm, ConfigFormSet, LinesField, PluginField
 from routes.models import PluginSetting
 from routes.problems import CompileError
@@ -84,6 +86,28 @@ class ConfigAdmin(ConfigFields, ModelAdmin):
         called = ", ".join(self._called(row) for row in queryset)
         super().delete_queryset(request, queryset)
         self.settle(request, f"Deleted {called}.")
+
+    # The audit trail: what the document says of each row before and after.
+
+    def construct_change_message(self, request: Any, form: Any, formsets: Any, add: bool = False) -> Any:
+        before, after = trail.rows(request.change.before), trail.rows(selectors.working_document())
+        return trail.message(before, after, trail.key_of(form.instance))
+
+    def log_deletions(self, request: Any, queryset: Any) -> Any:
+        known = trail.rows(request.change.before)
+        for row in queryset:
+            key = trail.key_of(row)
+            message = deleted(row, trail.told(key, known.get(key, {})))
+            LogEntry.objects.log_actions(request.user.pk, [row], DELETION, message, single_object=True)
+
+    def update_rows(self, request: Any, queryset: Any, done: str, **fields: Any) -> None:
+        """A list action: sets the fields of the rows, as one version and with an entry for each row."""
+        rows = list(queryset)
+        queryset.model.objects.filter(pk__in=[row.pk for row in rows]).update(**fields)
+        before, after = trail.rows(request.change.before), trail.rows(selectors.working_document())
+        for row in rows:
+            self.log_change(request, row, trail.only(before, after, trail.key_of(row)))
+        self.settle(request, f"{done} {', '.join(map(str, rows))}.")
 
     def settle(self, request: Any, comment: str) -> None:
         """Publish what was just written. Raises CompileError, which the view turns into problems on the page."""

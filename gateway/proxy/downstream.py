@@ -62,7 +62,7 @@ class Downstream:
         """Take client address, scheme, host and port from a trusted proxy's fields."""
         pairs = exchange.headers
         exchange.forwarded_for = b", ".join(get_all(pairs, b"x-forwarded-for"))
-        exchange.client_ip = self._client(exchange.forwarded_for, exchange.peer_ip)
+        exchange.client_ip = self.client(exchange.forwarded_for, exchange.peer_ip)
         if (proto := get(pairs, b"x-forwarded-proto")) in (b"http", b"https"):
             exchange.scheme = proto.decode()
         if forwarded_host := get(pairs, b"x-forwarded-host"):
@@ -70,7 +70,7 @@ class Downstream:
         if (port := get(pairs, b"x-forwarded-port")) and port.isdigit() and len(port) < 6:
             exchange.port = int(port)
 
-    def _client(self, forwarded_for: bytes, peer: str) -> str:
+    def client(self, forwarded_for: bytes, peer: str) -> str:
         """The right-most address that is not a trusted proxy; garbage ends the search."""
         client = peer
         for word in reversed(forwarded_for.split(b",")):

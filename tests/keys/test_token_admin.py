@@ -10,7 +10,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
-from keys import services
+from keys import services, trail
 from keys.models import AdminToken
 from tests.keys.test_admin import shown
 
@@ -71,7 +71,9 @@ def test_revoking_asks_first_and_is_written_down(client: Client, ops: User) -> N
     client.post(page("revoke", token), {"reason": "lost"})
     token.refresh_from_db()
     assert (token.state, token.revoked_reason) == ("revoked", "ops: lost")
-    assert LogEntry.objects.get(object_id=token.pk).change_message == "Revoked."
+    (step,) = trail.steps(LogEntry.objects.get(object_id=token.pk))
+    assert step.words == "Revoked."
+    assert ("revoked_reason", "", "ops: lost") in step.fields
 
 
 def test_scopes_can_be_narrowed_later(client: Client, ops: User) -> None:

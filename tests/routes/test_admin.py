@@ -257,7 +257,8 @@ def test_drafts_wait_for_the_publish_button(client, drafts):
     assert "Saved as a draft." in said(client)
     assert selectors.live_version()[0] == 1
     page = client.get(url("configversion", "publish"))
-    assert '~ upstreams["users-next"]: retries' in page.context["lines"]
+    assert [step.words for step in page.context["steps"]] == ["Changed upstream “users-next”."]
+    assert page.context["steps"][0].fields == [("retries", "1", "5")]
     client.post(url("configversion", "publish"), {"comment": "Now."})
     assert ConfigVersion.objects.get(live=True).comment == "Now."
     assert "Nothing differs" in client.get(url("configversion", "publish")).content.decode()
@@ -277,7 +278,7 @@ def test_rolling_back_asks_first(client):
     services.publish(author="test", source="api")
     first = ConfigVersion.objects.get(number=1)
     page = client.get(url("configversion", "roll_back", first.pk))
-    assert page.context["lines"] == ['~ upstreams["users-next"]: targets']
+    assert [step.words for step in page.context["steps"]] == ["Changed upstream “users-next”."]
     assert selectors.live_version()[0] == 2
     client.post(url("configversion", "roll_back", first.pk))
     assert Target.objects.get(host="10.0.0.2").weight == 100
