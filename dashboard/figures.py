@@ -24,21 +24,20 @@ def figures(range_: TimeRange, **of: int) -> dict[str, Any]:
 
 def _charts(points: Sequence[selectors.Point], range_: TimeRange) -> dict[str, Any]:
     """Rates in requests per second, times in ms, moments in seconds since the epoch; columns are half the bytes."""
-    spans = spans_of(points, range_)
-    versions = ConfigVersion.objects.filter(created_at__gte=range_.start, created_at__lt=range_.end)
+    spans = list(zip(points, spans_of(points, range_), strict=True))
+    versions = ConfigVersion.objects.filter(created_at__gte=range_.start, created_at__lt=range_.end).defer("document")
     return {
         "starts": [int(point.start.timestamp()) for point in points],
         "step_s": range_.step_s,
         "classes": {
-            name: [
-                round(float(point.by_status_class.get(name, 0)) / span, 4) for point, span in zip(points, spans, strict=True)
-            ]
+            name: [round(float(point.by_status_class.get(name, 0)) / span, 4) for point, span in spans]
             for name in (2, 3, 4, 5)
         },
         "latency": {name: [getattr(point, name) for point in points] for name in ("p50", "p95", "p99")},
-        "versions": [
-            {"at": int(version.created_at.timestamp()), "number": version.number, "author": version.author,
-             "comment": version.comment[:120]}
-            for version in versions.defer("document")[:MARKS_MAX]
-        ],
-    }  # fmt: skip
+        "versions": [_mark(version) for version in versions[:MARKS_MAX]],
+    }
+
+
+def _mark(version: ConfigVersion) -> dict[str, Any]:
+    at = int(version.created_at.timestamp())
+    return {"at": at, "number": version.number, "author": version.author, "comment": version.comment[:120]}

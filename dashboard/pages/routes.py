@@ -13,7 +13,6 @@ from django.urls import path
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from dashboard import edits, latest, listing
-from dashboard.breakdown import last_day
 from dashboard.figures import figures
 from dashboard.flow import example, flow
 from dashboard.page import Guarded, Page
@@ -38,12 +37,14 @@ class Routes(Page):
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
         filters = listing.Filters.parse(self.request.GET)
-        shown = Paginator(listing.rows(filters, self.now), PER_PAGE).get_page(self.request.GET.get("page"))
-        days = last_day("route_id", [row.route.pk for row in shown], self.now)
-        for row in shown:
-            row.day = days[row.route.pk]
+        shown = Paginator(listing.ids(filters, self.now), PER_PAGE).get_page(self.request.GET.get("page"))
         return super().get_context_data(
-            filters=filters, shown=shown, choices=listing.choices(), sorts=listing.SORTS, **context
+            filters=filters,
+            shown=shown,
+            rows=listing.rows(list(shown), self.now),
+            choices=listing.choices(),
+            sorts=listing.SORTS,
+            **context,
         )
 
 

@@ -27,7 +27,7 @@ def operator(client):
 
 
 def names(response) -> list[str]:
-    return [row.route.name for row in response.context["shown"]]
+    return [row.route.name for row in response.context["rows"]]
 
 
 def detail(name: str = "users") -> str:
@@ -74,7 +74,7 @@ def test_filters(operator, query, shown):
 
 
 def test_a_row_says_where_it_leads_and_which_setting_of_a_plugin_counts(operator):
-    rows = {row.route.name: row for row in operator.get(LIST).context["shown"]}
+    rows = {row.route.name: row for row in operator.get(LIST).context["rows"]}
     assert [(link.upstream.name, link.share) for link in rows["users"].links] == [("users", 0.9), ("users-next", 0.1)]
     assert [(s.name, s.scope) for s in rows["users"].plugins] == [("key-auth", "route"), ("rate-limiting", "route")]
     assert [(s.name, s.scope) for s in rows["orders"].plugins] == [("rate-limiting", "global")]
@@ -84,7 +84,7 @@ def test_a_row_shows_its_last_day_and_the_busiest_come_first(operator, traffic):
     traffic()
     response = operator.get(LIST + "?sort=requests")
     assert names(response) == ["users", "orders"]
-    day = response.context["shown"][0].day
+    day = response.context["rows"][0].day
     assert (day.requests, day.server_errors, sum(day.hours)) == (4, 1, 4)
 
 
