@@ -70,13 +70,19 @@ function style(chart) {
   chart.data.labels = chart.$data.starts.map((start) => label(start, chart.$data.step_s));
 }
 
+/** A value whose neighbours are empty makes no line: it is shown as a point. */
+function isolated({ dataset, dataIndex }) {
+  const { data } = dataset;
+  return data[dataIndex] != null && data[dataIndex - 1] == null && data[dataIndex + 1] == null ? 3 : 0;
+}
+
 /**
  * series  [{label, color (a token), values, dash}], data {starts, step_s, versions}
  * format  of values; stacked: bars on one another instead of lines; onStep(start, end): a click on a step
  */
 export function chart(canvas, data, { series, format, stacked = false, onStep = null }) {
   const sets = series.map((one) => ({
-    label: one.label, data: one.values, borderColor: color(one.color), backgroundColor: color(one.color), borderWidth: stacked ? 0 : 1.75, borderDash: one.dash ?? [], pointRadius: 0, pointHoverRadius: 4,
+    label: one.label, data: one.values, borderColor: color(one.color), backgroundColor: color(one.color), borderWidth: stacked ? 0 : 1.75, borderDash: one.dash ?? [], pointRadius: stacked ? 0 : isolated, pointHoverRadius: 4,
     tension: 0.25, spanGaps: true, barPercentage: 1, categoryPercentage: 0.86, borderRadius: stacked ? 1 : 0,
   }));
   const made = new Chart(canvas, {
