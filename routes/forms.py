@@ -82,7 +82,8 @@ class ConfigField(forms.JSONField):
         return value
 
     def to_python(self, value: Any) -> Any:
-        return {} if isinstance(value, str) and not value.strip() else super().to_python(value)
+        nothing = value in self.empty_values or (isinstance(value, str) and not value.strip())
+        return {} if nothing else super().to_python(value)  # to Django a dict without fields is no value: None
 
 
 class PluginField(forms.ChoiceField):

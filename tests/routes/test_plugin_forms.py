@@ -241,6 +241,15 @@ def test_the_fields_of_a_new_setting_are_stored_without_defaults(client):  # noq
 
 
 @page_test
+def test_fields_left_at_their_defaults_make_a_setting(client):  # noqa: F811
+    data = {"name": "key-auth", "enabled": "on", "config~plugin": "key-auth", "config~as": "fields"}
+    data |= {f"config.{place}": text for place, text in sent(fields_of(REGISTRY["key-auth"].Config), {}).items()}
+    answer = client.post(url("pluginsetting", "add"), {**data, "route": Route.objects.get().pk})
+    assert answer.status_code == 302, errors(answer)
+    assert PluginSetting.objects.get().config == {}
+
+
+@page_test
 def test_every_error_stands_at_its_field_also_inline(client):  # noqa: F811
     route = Route.objects.get()
     page = client.get(url("route", "change", route.pk))
