@@ -1,0 +1,108 @@
+"""What runs: the live version, the workers and what each serves, what is degraded, and how the upstreams do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from dashboard import selectors
+from dashboard.api import examples, shapes
+from gateway.api.lists import check_parameters
+from gateway.api.views import ApiView
+from routes.models import Upstream, WorkerReport
+from routes.selectors import live_version, workers
+
+WINDOW = timedelta(minutes=15)
+TIMEOUT_S = 0.2
+_MOST_UPSTREAMS = 100_000  # of a ranking that shall leave none out
+
+
+class Status(ApiView):
+    permissions = dict.fromkeys(("GET", "HEAD"), ("routes.view_workerreport", "routes.view_upstream"))
+
+    @extend_schema(
+        summary="Status of the gateway",
+        responses=shapes.GatewayStatus,
+        examples=[examples.answer("One worker", examples.STATUS)],
+    )
+    def get(self, request: Request) -> Response:
+        """The gateway now. A worker counts while it reports, which it does every few seconds."""
+        check_parameters(request, ())
+        number, digest = live_version()
+        alive = list(workers())
+        status = shapes.GatewayStatus(
+            version=shapes.LiveVersion(number=number, digest=digest),
+            workers=[_worker(worker, number) for worker in alive],
+            degraded=_degraded(number, alive),
+            window_s=int(WINDOW.total_seconds()),
+            upstreams=_upstreams(),
+        )
+        return Response(status.model_dump())
+
+
+def _worker(worker: WorkerReport, live: int) -> shapes.WorkerStatus:
+    names = ("node", "worker", "pid", "role", "version", "applied_at", "apply_ms", "seen_at", "error")
+    return shapes.WorkerStatus(**{name: getattr(worker, name) for name in names}, current=worker.version >= live)
+
+
+def _degraded(live: int, alive: list[WorkerReport]) -> list[shapes.Degraded]:
+    """PostgreSQL is not among them: without it this answer is a 503."""
+    found: list[tuple[str, str]] = []
+    if not alive:
+        found.append(("workers", "No worker reports: nothing serves traffic."))
+    found += [
+        (f"worker {worker}", f"Serves version {worker.version}, not {live}: {worker.error}")
+        for worker in alive
+        if worker.error
+    ]
+    if not _redis_answers(settings.REDIS_URL):
+        found.append(("redis", "Redis does not answer: limits go by their `on_error`, changes arrive by polling."))
+    return [shapes.Degraded(part=part, detail=detail) for part, detail in found]
+
+
+def _upstreams() -> list[shapes.UpstreamStatus]:
+    """Three queries, however many there are."""
+    now = timezone.now()
+    shares: dict[Any, selectors.Share] = {
+        share.value: share for share in selectors.top(now - WINDOW, now, "upstream_id", limit=_MOST_UPSTREAMS)
+    }
+    return [_upstream(upstream, shares.get(upstream.pk)) for upstream in Upstream.objects.prefetch_related("targets")]
+
+
+def _upstream(upstream: Upstream, share: selectors.Share | None) -> shapes.UpstreamStatus:
+    targets = [
+        shapes.TargetStatus(id=target.pk, address=str(target), weight=target.weight, enabled=target.enabled)
+        for target in upstream.targets.all()
+    ]
+    return shapes.UpstreamStatus(
+        id=upstream.pk,
+        name=upstream.name,
+        requests=share.requests if share else 0,
+        server_errors=share.server_errors if share else 0,
+        error_share=share.server_errors / share.requests if share else None,
+        targets=targets,
+    )
+
+
+def _redis_answers(url: str) -> bool:
+    try:
+        return bool(_client(url).ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
+@cache
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )

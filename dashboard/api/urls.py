@@ -1,0 +1,24 @@
+"""Usage and status in the admin API, and the calls that show how to use a new key."""
+
+from __future__ import annotations
+
+from django.urls import path
+from rest_framework.request import Request
+
+from dashboard.api.rows import Rows
+from dashboard.api.status import Status
+from dashboard.api.usage import Series, Summary, Top
+from dashboard.snippets import door, snippets, traffic_url
+
+urlpatterns = [
+    path("usage/summary", Summary.as_view(), name="usage-summary"),
+    path("usage/series", Series.as_view(), name="usage-series"),
+    path("usage/top", Top.as_view(), name="usage-top"),
+    path("usage/rows", Rows.as_view(), name="usage-rows"),
+    path("status", Status.as_view(), name="status"),
+]
+
+
+def key_snippets(request: Request, secret: str) -> dict[str, str]:
+    """Language → a call of a route that asks for a key, with this one. Two queries."""
+    return {snippet.slug: snippet.text for snippet in snippets(traffic_url(request._request), door(), secret)}
