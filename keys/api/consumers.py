@@ -41,12 +41,13 @@ class Consumers(ApiView):
         search=("username", "custom_id", "note"),
     )
 
-    @extend_schema(parameters=listing.parameters, responses=page_of(shapes.ConsumerRead))
+    @extend_schema(summary="List consumers", parameters=listing.parameters, responses=page_of(shapes.ConsumerRead))
     def get(self, request: Request) -> Response:
         """List consumers."""
         return self.listing.answer(request, Consumer.objects.all(), represent)
 
     @extend_schema(
+        summary="Make a consumer",
         request=shapes.ConsumerWrite,
         responses={201: shapes.ConsumerRead},
         examples=[OpenApiExample("A customer", {"username": "alice", "groups": ["gold"]}, request_only=True)],
@@ -61,12 +62,13 @@ class Consumers(ApiView):
 class ConsumerOne(ApiView):
     model = Consumer
 
-    @extend_schema(responses=shapes.ConsumerRead)
+    @extend_schema(summary="One consumer", responses=shapes.ConsumerRead)
     def get(self, request: Request, ref: str) -> Response:
         """One consumer, by username or id."""
         return rows.show(represent(find(ref)))
 
     @extend_schema(
+        summary="Change a consumer",
         request=shapes.ConsumerPatch,
         responses=shapes.ConsumerRead,
         examples=[OpenApiExample("Refuse all its keys", {"enabled": False}, request_only=True)],
@@ -76,7 +78,7 @@ class ConsumerOne(ApiView):
         given = shapes.ConsumerPatch.model_validate(request.data)
         return rows.change(request, lambda: find(ref), represent, rows.setting(given))
 
-    @extend_schema(responses={204: None})
+    @extend_schema(summary="Delete a consumer and its keys", responses={204: None})
     def delete(self, request: Request, ref: str) -> Response:
         """Delete a consumer and its keys: for superusers, as usage will name ids that are gone. Better disable it."""
         if not request.user.is_superuser:

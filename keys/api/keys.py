@@ -56,7 +56,7 @@ class _Issuing(ApiView):
         body = {**state, "secret": secret, "snippets": dict(self.snippets(request, secret))}
         return Response(body, 201, headers=headers)
 
-    def make(self, request: Request, consumer: Consumer, given: shapes.KeyPatch) -> Response:
+    def make(self, request: Request, consumer: Consumer, given: shapes.KeyOfConsumerWrite) -> Response:
         with transaction.atomic():
             key, secret = services.key_create(
                 consumer,
@@ -80,12 +80,13 @@ class Keys(_Issuing):
         search=("prefix", "name", "consumer__username"),
     )
 
-    @extend_schema(parameters=listing.parameters, responses=page_of(shapes.KeyRead))
+    @extend_schema(summary="List keys", parameters=listing.parameters, responses=page_of(shapes.KeyRead))
     def get(self, request: Request) -> Response:
         """List keys: prefix, owner, state, expiry, last use. Never a secret."""
         return self.listing.answer(request, _KEYS.all(), represent)
 
     @extend_schema(
+        summary="Make a key for a consumer",
         request=shapes.KeyWrite,
         responses={201: shapes.KeyIssued},
         examples=[OpenApiExample("For a job", {"consumer_id": 7, **_EXAMPLE}, request_only=True)],
@@ -103,12 +104,13 @@ class Keys(_Issuing):
 class KeysOfConsumer(_Issuing):
     listing = Listing(ordering=("created_at", "prefix", "name"), filters=_FILTERS, search=("prefix", "name"))
 
-    @extend_schema(parameters=listing.parameters, responses=page_of(shapes.KeyRead))
+    @extend_schema(summary="List a consumer's keys", parameters=listing.parameters, responses=page_of(shapes.KeyRead))
     def get(self, request: Request, ref: str) -> Response:
         """List a consumer's keys."""
         return self.listing.answer(request, _KEYS.filter(consumer=consumers.find(ref)), represent)
 
     @extend_schema(
+        summary="Make a key for this consumer",
         request=shapes.KeyOfConsumerWrite,
         responses={201: shapes.KeyIssued},
         examples=[OpenApiExample("For a job", _EXAMPLE, request_only=True)],
@@ -123,12 +125,13 @@ class KeysOfConsumer(_Issuing):
 class KeyOne(ApiView):
     model = ApiKey
 
-    @extend_schema(responses=shapes.KeyRead)
+    @extend_schema(summary="One key", responses=shapes.KeyRead)
     def get(self, request: Request, ref: str) -> Response:
         """One key, by prefix or id, without its secret."""
         return rows.show(represent(find(ref)))
 
     @extend_schema(
+        summary="Change a key",
         request=shapes.KeyPatch,
         responses=shapes.KeyRead,
         examples=[OpenApiExample("A later end", {"expires_at": "2031-01-31T12:00:00Z"}, request_only=True)],
@@ -143,6 +146,7 @@ class KeyRotate(_Issuing):
     permissions = {"POST": ("keys.add_apikey", "keys.change_apikey")}
 
     @extend_schema(
+        summary="Rotate a key",
         request=shapes.RotateWrite,
         responses={201: shapes.KeyIssued},
         examples=[OpenApiExample("An hour for both", {"overlap_s": 3600}, request_only=True)],
@@ -171,6 +175,7 @@ class KeyRevoke(ApiView):
     permissions = {"POST": ("keys.change_apikey",)}
 
     @extend_schema(
+        summary="Revoke a key",
         request=shapes.RevokeWrite,
         responses=shapes.KeyRead,
         examples=[OpenApiExample("Leaked", {"reason": "laptop lost"}, request_only=True)],

@@ -71,6 +71,12 @@ class Given(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
+def _left_alone(schema: dict[str, Any]) -> None:
+    """Of a patch: a field that is not given keeps its value, so defaults would be a lie."""
+    for part in schema["properties"].values():
+        part.pop("default", None)
+
+
 class Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True, frozen=True, use_attribute_docstrings=True)
 
@@ -95,7 +101,9 @@ class ConsumerWrite(Given):
 
 
 class ConsumerPatch(ConsumerWrite):
-    username: Annotated[Line, Field(min_length=1)] = "unchanged"
+    model_config = ConfigDict(json_schema_extra=_left_alone)
+
+    username: Annotated[Line, Field(min_length=1)] = ""
 
 
 class ConsumerRead(Answer):
@@ -118,9 +126,7 @@ _ISSUED = frozenset({
 })  # fmt: skip
 
 
-class KeyPatch(Given):
-    read_only = _ISSUED | {"consumer_id", "consumer", "rotated_from_id"}
-
+class KeyOfConsumerWrite(Given):
     name: Annotated[Text, Field(max_length=100, examples=["billing job"])] = ""
     """What it is for."""
     scopes: Words = []
@@ -129,16 +135,13 @@ class KeyPatch(Given):
     """null: never."""
 
 
-class KeyOfConsumerWrite(KeyPatch):
-    """Of a key under its consumer's path."""
-
-    read_only = frozenset()
-
-
-class KeyWrite(KeyPatch):
-    read_only = frozenset()
-
+class KeyWrite(KeyOfConsumerWrite):
     consumer_id: int = Field(ge=1, le=2**63 - 1, examples=[7])
+
+
+class KeyPatch(KeyOfConsumerWrite):
+    model_config = ConfigDict(json_schema_extra=_left_alone)
+    read_only = _ISSUED | {"consumer_id", "consumer", "rotated_from_id"}
 
 
 class RotateWrite(Given):
@@ -194,23 +197,24 @@ class KeyIssued(KeyRead, Once):
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-class TokenPatch(Given):
-    read_only = _ISSUED | {"user"}
-
-    name: Annotated[Line, Field(min_length=1, examples=["deploy pipeline"])] = "unchanged"
+class TokenWrite(Given):
+    name: Annotated[Line, Field(min_length=1, examples=["deploy pipeline"])]
     """What it is for."""
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read"]
     """Each includes those before it: read, write, admin."""
     expires_at: Annotated[Moment | None, Field(examples=["2030-01-31T12:00:00Z"])] = None
     """null: never."""
-
-
-class TokenWrite(TokenPatch):
-    read_only = frozenset()
-
-    name: Annotated[Line, Field(min_length=1, examples=["deploy pipeline"])]
     user: Annotated[Text, Field(max_length=150, examples=["ops"])] = ""
     """Whose permissions it has: you, or for superusers anyone."""
+
+
+class TokenPatch(Given):
+    model_config = ConfigDict(json_schema_extra=_left_alone)
+    read_only = _ISSUED | {"user"}
+
+    name: Annotated[Line, Field(min_length=1)] = ""
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = []
+    expires_at: Moment | None = None
 
 
 class TokenRead(IssuedRead):

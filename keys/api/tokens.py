@@ -51,12 +51,13 @@ class Tokens(_Managing):
         search=("prefix", "name", "user__username"),
     )
 
-    @extend_schema(parameters=listing.parameters, responses=page_of(shapes.TokenRead))
+    @extend_schema(summary="List tokens", parameters=listing.parameters, responses=page_of(shapes.TokenRead))
     def get(self, request: Request) -> Response:
         """List tokens. Never a secret."""
         return self.listing.answer(request, self.tokens(), represent)
 
     @extend_schema(
+        summary="Make a token",
         request=shapes.TokenWrite,
         responses={201: shapes.TokenIssued},
         examples=[OpenApiExample("To deploy", {"name": "deploy pipeline", "scopes": ["write"]}, request_only=True)],
@@ -80,12 +81,13 @@ class Tokens(_Managing):
 
 
 class TokenOne(_Managing):
-    @extend_schema(responses=shapes.TokenRead)
+    @extend_schema(summary="One token", responses=shapes.TokenRead)
     def get(self, request: Request, ref: str) -> Response:
         """One token, by prefix or id, without its secret."""
         return rows.show(represent(self.find(ref)))
 
     @extend_schema(
+        summary="Change a token",
         request=shapes.TokenPatch,
         responses=shapes.TokenRead,
         examples=[OpenApiExample("Only reading", {"scopes": ["read"]}, request_only=True)],
@@ -100,6 +102,7 @@ class TokenRevoke(_Managing):
     permissions = {"POST": ("keys.change_admintoken",)}
 
     @extend_schema(
+        summary="Revoke a token",
         request=shapes.RevokeWrite,
         responses=shapes.TokenRead,
         examples=[OpenApiExample("Leaked", {"reason": "laptop lost"}, request_only=True)],
