@@ -17,12 +17,22 @@ urlpatterns: list[URLPattern | URLResolver] = [
 if not settings.PROXY_ONLY:
     from django.contrib import admin
 
+    from dashboard.api import urls as usage
     from gateway.api import pages
+    from keys.api import urls as credentials
+    from routes.api import urls as configuration
 
-    v1 = [*pages.urlpatterns, pages.nowhere]
+    v1 = [
+        *pages.urlpatterns,
+        *configuration.urlpatterns,
+        *credentials.urlpatterns_with(usage.key_snippets),
+        *usage.urlpatterns,
+        pages.nowhere,
+    ]
     urlpatterns.append(path("admin/v1/", include((v1, "v1"))))
     urlpatterns.append(path("admin/", admin.site.urls))
     urlpatterns.append(path("dashboard/", include("dashboard.urls")))
+    urlpatterns.append(path("docs/", include("gateway.docs")))
 
 if settings.ENVIRONMENT.role != "admin":  # an admin node has no recorder: traffic it passed would never be recorded
     urlpatterns.append(re_path("", views.proxy))
