@@ -130,15 +130,15 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
 
     @admin.display(description="took")
     def duration(self, row: UsageRow) -> str:
-        return f"{row.duration_ms:.1f} ms"
+        return _ms(row.duration_ms)
 
     @admin.display(description="of it the upstream")
     def upstream_time(self, row: UsageRow) -> str:
-        return "" if row.upstream_ms is None else f"{row.upstream_ms:.1f} ms"
+        return "" if row.upstream_ms is None else _ms(row.upstream_ms)
 
     @admin.display(description="of it the gateway")
     def gateway_time(self, row: UsageRow) -> str:
-        return f"{row.gateway_ms:.1f} ms"
+        return _ms(row.gateway_ms)
 
     @admin.display(description="route")
     def route(self, row: Any) -> str:
@@ -173,6 +173,10 @@ def named(rows: Iterable[Any]) -> list[Any]:
     for row in rows:
         row.names = names
     return rows
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}\N{NO-BREAK SPACE}ms"
 
 
 def _link(page: str, pk: int | None, names: dict[int, str]) -> str:

@@ -106,9 +106,11 @@ class TrailAdmin(ModelAdmin):
 
     @admin.display(description="what")
     def words(self, entry: LogEntry) -> str:
-        found = list(steps(entry))
-        fields = ", ".join(field for field, _, _ in found[0].fields) if found else ""
-        return f"{found[0].words} {fields}" if found else ""
+        first = next(steps(entry), None)
+        if first is None:
+            return ""
+        fields = ", ".join(field for field, _, _ in first.fields)
+        return f"Changed {fields}." if fields and first.words == "Changed." else first.words
 
     @admin.display(description="what")
     def before_and_after(self, entry: LogEntry) -> SafeString:

@@ -138,7 +138,7 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
-DATETIME_FORMAT = "Y-m-d H:i:s"
+FORMAT_MODULE_PATH = "gateway.formats"  # a language's own formats come before DATETIME_FORMAT
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # no collectstatic step: files are served from the installed packages
 

@@ -61,7 +61,13 @@ def _group(title: str, items: tuple[tuple[str, str, str, str], ...]) -> dict[str
     return {
         **({"title": title, "separator": True} if title else {}),
         "items": [
-            {"title": name, "icon": icon, "link": reverse_lazy(link), "permission": _may(permission)}
+            {
+                "title": name,
+                "icon": icon,
+                "link": reverse_lazy(link),
+                "permission": _may(permission),
+                **({} if permission else {"active": False}),  # `/dashboard/` stands in `/admin/dashboard/` too
+            }
             for name, icon, link, permission in items
         ],
     }

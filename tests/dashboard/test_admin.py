@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from django.contrib import admin as django_admin
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 
 from dashboard import admin
 from dashboard.models import UsageRow
 from dashboard.shipping import ship
+from keys.models import Consumer
+from routes.models import Route
 from tests.dashboard.segments import segment_write
-from tests.proxy.exchanges import finished
+from tests.proxy.exchanges import ANN, ORDERS_ROUTE, finished
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -80,3 +85,24 @@ def test_rows_need_their_permission(client, rows):
     request = RequestFactory().get(URL)
     request.user = User.objects.create_user("nobody", is_staff=True)
     assert not model_admin.has_view_permission(request)
+
+
+def test_rows_have_names_and_links_at_one_query_for_each_kind_of_thing(operator, spool):
+    routes = [Route.objects.create(name=f"route-{number}") for number in range(6)]
+    consumers = [Consumer.objects.create(username=f"caller-{number}") for number in range(6)]
+    now_s = timezone.now().timestamp()
+    pairs = list(zip(routes, consumers, strict=True))
+    known = [
+        finished(at_s=now_s - 60, id=f"r{r.pk}", route=replace(ORDERS_ROUTE, id=r.pk), consumer=replace(ANN, id=c.pk))
+        for r, c in pairs
+    ]
+    segment_write(spool.path, [*known, finished(at_s=now_s, id="orphan", route=replace(ORDERS_ROUTE, id=10**9))])
+    ship(spool, "n1")
+    with CaptureQueriesContext(connection) as queries:
+        page = operator.get(URL).content.decode()
+    asked = [query["sql"] for query in queries if '"routes_route"' in query["sql"] or '"keys_' in query["sql"]]
+    assert len(asked) == 3  # routes, consumers, keys
+    for route, consumer in pairs:
+        assert f'href="{reverse("dashboard:route", args=[route.pk])}">{route.name}</a>' in page
+        assert f'href="{reverse("dashboard:consumer", args=[consumer.pk])}">{consumer.username}</a>' in page
+    assert f"{10**9} (deleted)" in page

@@ -78,7 +78,7 @@ def test_without_redis_people_still_log_in(person, settings):
 
 
 def test_no_password_is_counted_before_it_is_sent(person):
-    fail(person, TRIES + 1, **{})
+    fail(person, TRIES + 1)
     client = Client(REMOTE_ADDR="192.0.2.1")
     answer = client.post(reverse("admin:login"), {"username": person.username, "password": ""})
     assert "Too many" not in answer.content.decode()
