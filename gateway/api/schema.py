@@ -108,7 +108,7 @@ _MEANINGS = {
     "400": "A parameter or the body cannot be read.",
     "401": "No token or session that counts.",
     "403": "Scopes or permissions do not suffice.",
-    "404": "There is no such row.",
+    "404": "What the request names is not there.",
     "406": "`Accept` names nothing we have.",
     "409": "Sound in itself, but does not fit what is there.",
     "412": "Changed since it was read.",
@@ -125,7 +125,7 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
     for path, methods in result["paths"].items():
         for method, operation in methods.items():
             responses = operation["responses"]
-            for status in _statuses(path, method, "requestBody" in operation):
+            for status in _statuses(method, "requestBody" in operation):
                 content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
                 responses.setdefault(status, {"description": _MEANINGS[status], "content": content})
             if method == "patch":
@@ -152,12 +152,10 @@ def _make_partial(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
         content["schema"] = {"$ref": f"#/components/schemas/{name}Patch"}
 
 
-def _statuses(path: str, method: str, has_body: bool) -> Iterator[str]:
-    yield from ("400", "401", "403", "406", "503")
-    if "{" in path:
-        yield "404"
+def _statuses(method: str, has_body: bool) -> Iterator[str]:
+    yield from ("400", "401", "403", "404", "406", "409", "503")
     if method != "get":
-        yield from ("409", "413", "422")
+        yield from ("413", "422")
     if method in ("put", "patch", "delete"):
         yield "412"
     if has_body:

@@ -14,7 +14,7 @@ from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api.problems import Fault, Invalid
+from gateway.api.problems import Conflict, Fault
 from gateway.plugins.registry import Registry
 from gateway.proxy.downstream import host_name
 from gateway.proxy.errors import BadRequest, NoRoute
@@ -195,5 +195,5 @@ class Explain(ConfigView):
         wanted = ExplainWrite.model_validate(request.data)
         consumer = Consumer.objects.filter(username=wanted.consumer).first() if wanted.consumer else None
         if wanted.consumer and consumer is None:
-            raise Invalid(errors=[Fault(f"There is no consumer '{wanted.consumer}'.", "/consumer")])
+            raise Conflict(errors=[Fault(f"There is no consumer '{wanted.consumer}'.", "/consumer")])
         return Response(explain(live(), Asked.of(wanted), consumer.pk if consumer else 0))

@@ -9,10 +9,13 @@ from pydantic import Field, JsonValue, model_validator
 
 from routes.document import (
     Part,
+    PluginEntry,
     PluginFields,
+    RouteEntry,
     RouteFields,
     RouteUpstreamEntry,
     TargetFields,
+    UpstreamEntry,
     UpstreamFields,
 )
 
@@ -179,6 +182,15 @@ class Replaced(Part):
     version: int | None
     """None: a dry run."""
     differences: list[str]
+
+
+class ConfigFile(Part):
+    """The whole configuration; what is left out of an entry is at its default (docs/configuration.md)."""
+
+    format: Literal[1]
+    upstreams: list[UpstreamEntry] = []
+    routes: list[RouteEntry] = []
+    plugins: list[PluginEntry] = []
 
 
 class PluginRead(Part):

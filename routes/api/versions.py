@@ -21,7 +21,7 @@ from routes import portable, selectors, services
 from routes.api import masking
 from routes.api.formats import YAML_PARSERS, YamlRenderer
 from routes.api.resources import is_id
-from routes.api.shapes import Comment, Diff, Replaced, Version, VersionSummary
+from routes.api.shapes import Comment, ConfigFile, Diff, Replaced, Version, VersionSummary
 from routes.api.views import WAIT, ConfigView, flag
 from routes.difference import RowChange, changes, difference
 from routes.models import ConfigVersion
@@ -30,7 +30,6 @@ from routes.problems import CompileError
 _PUBLISH = "routes.publish_config"
 _EDIT = ("routes.change_upstream", "routes.change_route", "routes.change_pluginsetting")
 _REF = OpenApiParameter("ref", str, OpenApiParameter.PATH, description="A version's number, or `live`.")
-_EITHER = {"application/json": Any, "application/yaml": Any}
 
 
 def summary(version: ConfigVersion) -> dict[str, Any]:
@@ -195,7 +194,7 @@ class Config(ConfigView):
             OpenApiParameter("comment", str, description="Why, for the history."),
             WAIT,
         ],
-        request={"application/json": dict, "application/yaml": dict},
+        request={"application/json": ConfigFile, "application/yaml": ConfigFile},
         responses={(200, "application/json"): Replaced, (200, "application/yaml"): Replaced},
     )
     @idempotent()

@@ -41,7 +41,7 @@ class ConfigView(ApiView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if request.method not in SAFE:
+        if request.method not in SAFE and request.method in self.allowed_methods:
             check_parameters(request, ("wait", *self.parameters))
             self.wait = flag(request, "wait")
 

@@ -121,4 +121,4 @@ def test_explain_as_a_consumer_shows_the_consumers_own_settings(call):
     for consumer, scope in (("alice", "route_consumer"), ("", "route")):
         said = call("POST", "/explain", {"path": "/api/v1/x", "consumer": consumer}).json()
         assert said["branches"][0]["plugins"][1]["scope"] == scope
-    assert call("POST", "/explain", {"consumer": "nobody"}).status_code == 422
+    assert call("POST", "/explain", {"consumer": "nobody"}).status_code == 409
