@@ -22,7 +22,7 @@ from gateway.handler import ProxyHandler, ProxyRequest, Receive, Send, send_whol
 if not settings.PROXY_ONLY:
     from dashboard import sockets
 
-#: In the `all` role these are the control plane's: a route below them compiles, for split roles, and gets no traffic here.
+#: In the `all` role these are the control plane's: a route below them compiles, for split roles, but gets nothing here.
 CONTROL_PREFIXES = ("/admin/", "/dashboard/", "/static/", "/docs/")
 
 
