@@ -89,8 +89,8 @@ class UsageRowAdmin(ModelAdmin):  # unfold has no types
         "client_ip",
     )  # fmt: skip
     fieldsets = (
-        (None, {"fields": (("when", "request_id"), ("method", "host"), "path", "client_ip")}),
-        ("Came to", {"fields": (("status_label", "outcome"), "detail", ("bytes_in", "bytes_out"), "cache_status")}),
+        (None, {"fields": ("request_id", ("when", "client_ip"), ("method", "host"), "path")}),
+        ("Came to", {"fields": (("status", "outcome"), "detail", ("bytes_in", "bytes_out"), "cache_status")}),
         ("Way", {"fields": (("route", "upstream"), ("target", "tries"), ("consumer", "key"), "config_version")}),
         ("Time", {"fields": (("duration", "gateway_time", "upstream_time"),)}),
     )

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
@@ -25,13 +25,38 @@ admin.site.unregister([User, Group])
 ACTIONS = {ADDITION: "added", CHANGE: "changed", DELETION: "deleted"}
 
 
+@admin.register(Permission)
+class PermissionAdmin(ModelAdmin):
+    """Only to be searched by the forms of users and groups."""
+
+    search_fields = ("name", "codename", "content_type__app_label")
+    ordering = ("content_type__app_label", "codename")
+    list_select_related = ("content_type",)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Permission | None = None) -> bool:
+        wanted = ("auth.view_permission", "auth.change_user", "auth.add_group", "auth.change_group")
+        return any(request.user.has_perm(permission) for permission in wanted)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Permission | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Permission | None = None) -> bool:
+        return False
+
+
 @admin.register(User)
 class UserAdmin(Audited, DjangoUserAdmin, ModelAdmin):
     form, add_form, change_password_form = UserChangeForm, UserCreationForm, AdminPasswordChangeForm
     list_display = ("username", "email", "is_active", "is_staff", "is_superuser", "group_names", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser", "groups")
     filter_horizontal = ()
-    autocomplete_fields = ("groups",)
+    autocomplete_fields = ("groups", "user_permissions")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         rows: QuerySet[User] = super().get_queryset(request)
@@ -45,7 +70,8 @@ class UserAdmin(Audited, DjangoUserAdmin, ModelAdmin):
 @admin.register(Group)
 class GroupAdmin(Audited, DjangoGroupAdmin, ModelAdmin):
     list_display = ("name", "user_count")
-    filter_horizontal = ("permissions",)
+    filter_horizontal = ()
+    autocomplete_fields = ("permissions",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Group]:
         rows: QuerySet[Group] = super().get_queryset(request)

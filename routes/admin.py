@@ -206,6 +206,13 @@ class PluginSettingAdmin(Switched, ConfigAdmin):
             raise PermissionDenied
         return HttpResponse(redrawn(request.POST), headers={"Cache-Control": "no-store"})
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Who may only look sees no secrets; the form has stand-ins of its own."""
+        setting = super().get_object(request, object_id, from_field)
+        if setting is not None and not self.has_change_permission(request, setting):
+            setting.config = masked(setting.name, setting.config)
+        return setting
+
     @admin.display(description="scope")
     def scope_words(self, setting: PluginSetting) -> str:
         scope = {"route": setting.route, "upstream": setting.upstream, "consumer": setting.consumer}

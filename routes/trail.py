@@ -46,7 +46,7 @@ def key_of(row: Model) -> Key:
 
 def message(before: Rows, after: Rows, own: Key) -> list[Any]:
     """Of one entry: first what became of its own row, then of the others that the edit changed."""
-    keys = sorted({key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} | {own})
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)) or [own]
     return [_step(key, before.get(key), after.get(key), key == own) for key in sorted(keys, key=lambda key: key != own)]
 
 
