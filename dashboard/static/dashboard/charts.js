@@ -22,7 +22,7 @@ function label(start, step) {
 const marks = {
   id: "marks",
   afterDatasetsDraw(chart, _, { versions }) {
-    if (!versions?.length) return;
+    if (!versions?.length || !chart.$data) return; // without animation the constructor draws before it has them
     const { ctx, chartArea: area, scales: { x } } = chart;
     const { starts, step_s: step } = chart.$data;
     ctx.save();

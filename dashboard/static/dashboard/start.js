@@ -4,6 +4,7 @@ import { timesShow } from "./app.js";
 import { watch } from "./live.js";
 
 const ASK_MS = 2000;
+const UNSEEN_LOOKS = 5; // for a request that came just before the feed began, and is not written yet
 const waiting = document.querySelector("[data-waiting]");
 let asking = 0;
 let feed = false;
@@ -22,10 +23,11 @@ async function look() {
 }
 
 // The row is written a moment after it was seen live.
-async function lookUntil() {
+async function lookUntil(times = Infinity) {
   clearTimeout(asking);
-  if (!waiting.hasAttribute("data-waiting") || await look()) return;
-  asking = setTimeout(lookUntil, ASK_MS);
+  if (!waiting.hasAttribute("data-waiting") || await look() || times <= 1) return;
+  clearTimeout(asking);
+  asking = setTimeout(lookUntil, ASK_MS, times - 1);
 }
 
 if (waiting) {
@@ -33,8 +35,7 @@ if (waiting) {
     const route = Number(waiting.dataset.route);
     const came = event.detail.rows?.some((row) => row.route_id === route);
     if (came) lookUntil();
-    else if (!feed) look(); // one may have come before the feed began
-    if (!feed && !came) clearTimeout(asking);
+    else if (!feed) lookUntil(UNSEEN_LOOKS);
     feed = true;
   });
   document.addEventListener("hg:live-off", () => { feed = false; lookUntil(); });
