@@ -30,6 +30,6 @@ class ContentSecurityPolicy:
         response = self._get_response(request)
         if request.path.startswith("/admin/"):
             response.setdefault(HEADER, ADMIN)
-        elif request.path.startswith("/dashboard/"):
+        elif request.path.startswith(("/dashboard/", "/docs/")):
             response.setdefault(HEADER, STRICT)
         return response

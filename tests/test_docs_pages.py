@@ -14,6 +14,7 @@ def test_every_page_is_served_without_a_login_and_its_links_lead_somewhere(name:
     client = Client()
     answer = client.get(f"/docs/{name}")
     assert answer.status_code == 200
+    assert "script-src 'self'; style-src 'self'" in answer["Content-Security-Policy"]
     page = answer.content.decode()
     for target, anchor in re.findall(r'href="(/docs/[^"#]*)(#[^"]*)?"', page):
         linked = client.get(target)
