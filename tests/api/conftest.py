@@ -14,7 +14,7 @@ from tests.api.caller import Caller
 def admin(db: None) -> Any:
     from django.contrib.auth.models import User
 
-    return User.objects.create(username="admin", is_superuser=True, is_staff=True)  # no password: hashing costs a second
+    return User.objects.create(username="admin", is_superuser=True, is_staff=True)  # hashing a password is slow
 
 
 @pytest.fixture
