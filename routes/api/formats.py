@@ -44,7 +44,7 @@ class XYamlParser(YamlParser):
 
 def _refuse_aliases(text: str) -> None:
     """A kilobyte of aliases of aliases stands for gigabytes."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
         raise ParseError("Aliases (`*name`) are not taken here: write it out.")
 
 

@@ -14,44 +14,44 @@ PLUGIN_DIR = Path(__file__).parent / "plugins"
 FILE = """\
 format: 1
 upstreams:
-  - name: users
-    connect_timeout_ms: 1500
-    targets:
-      - host: 10.0.0.1
-        port: 80
-      - host: unix:/run/users.sock
-        weight: 0
-  - name: users-next
-    targets:
-      - host: 10.0.0.2
-        port: 80
+- name: users
+  connect_timeout_ms: 1500
+  targets:
+  - host: 10.0.0.1
+    port: 80
+  - host: unix:/run/users.sock
+    weight: 0
+- name: users-next
+  targets:
+  - host: 10.0.0.2
+    port: 80
 routes:
+- name: users
+  hosts:
+  - api.example.com
+  paths:
+  - /users/{id}
+  - /people/{id}
+  methods:
+  - GET
+  header_conditions:
+    x-version:
+    - '2'
+  path_rewrite: /v2/{id}
+  upstreams:
   - name: users
-    hosts:
-      - api.example.com
-    paths:
-      - /users/{id}
-      - /people/{id}
-    methods:
-      - GET
-    header_conditions:
-      x-version:
-        - '2'
-    path_rewrite: /v2/{id}
-    upstreams:
-      - name: users
-        weight: 90
-      - name: users-next
-        weight: 10
+    weight: 90
+  - name: users-next
+    weight: 10
 plugins:
-  - name: quota
-    config:
-      windows:
-        - limit: 5
-          seconds: 1
-    route: users
-    consumer: alice
-  - name: stamp
+- name: quota
+  config:
+    windows:
+    - limit: 5
+      seconds: 1
+  route: users
+  consumer: alice
+- name: stamp
 """
 
 
