@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from django.contrib import admin, messages
@@ -26,6 +26,20 @@ from routes.problems import CompileError
 from routes.publishing import announce
 
 PUBLISH = "routes.publish_config"
+Shown = Callable[[Any, ConfigVersion], str]
+
+
+def once(show: Shown) -> Shown:
+    """The theme asks for a read-only field several times while it lays out one page."""
+
+    @wraps(show)
+    def shown(admin_: Any, version: ConfigVersion) -> str:
+        memory = version.__dict__.setdefault("_shown", {})
+        if show.__name__ not in memory:
+            memory[show.__name__] = show(admin_, version)
+        return str(memory[show.__name__])
+
+    return shown
 
 
 class ReadOnlyAdmin(ModelAdmin):
@@ -63,12 +77,14 @@ class ConfigVersionAdmin(ReadOnlyAdmin):
         return version.digest[:12]
 
     @admin.display(description="changes")
+    @once
     def changes(self, version: ConfigVersion) -> str:
         """Against the version that was live before it."""
         steps = _steps(version.parent.document if version.parent else {}, version.document)
         return mark_safe(render_to_string("admin/steps.html", {"steps": steps, "nothing": "None."}))  # noqa: S308
 
     @admin.display(description="configuration")
+    @once
     def file(self, version: ConfigVersion) -> str:
         return _preformatted(portable.to_yaml(version.document))
 
