@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -51,8 +52,9 @@ class Field:
         return self.name.replace("_", " ").capitalize()
 
 
+@lru_cache(maxsize=128)
 def fields_of(config: type[BaseModel]) -> tuple[Field, ...]:
-    """In the order of the Config."""
+    """In the order of the Config. Made once for each: a list of settings asks for every row."""
     schema = config.model_json_schema(mode="validation")
     return _fields(schema, schema.get("$defs", {}))
 
