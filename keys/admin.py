@@ -70,6 +70,7 @@ class KeyInline(TabularInline):
 class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     list_display = ("username", "custom_id", "groups", "enabled", "key_count", "created_at")
     list_filter = ("enabled",)
+    list_per_page = 50
     search_fields = ("username", "custom_id", "groups", "tags", "note")
     fields = ("username", "custom_id", "groups", "tags", "enabled", "note", "created_at", "updated_at")
     readonly_fields = ("created_at", "updated_at")

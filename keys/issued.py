@@ -68,6 +68,7 @@ class IssuedAdmin(Audited, SuperuserDeletes, ModelAdmin):
         "revoked_reason",
     )
     actions = ("revoke_selected",)
+    list_per_page = 50
 
     def issue(self, row: Any, by: str) -> str:
         """Saves a new row and returns its secret."""

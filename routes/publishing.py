@@ -43,6 +43,7 @@ class ConfigFields:
 
 class ConfigAdmin(ConfigFields, ModelAdmin):
     warn_unsaved_form = True
+    list_per_page = 50
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         return super().get_form(request, obj, change, **{"form": _form(request, is_main=True), **kwargs})
