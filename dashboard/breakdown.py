@@ -57,8 +57,9 @@ def last_day(owner: Owner, ids: Iterable[int], now: datetime) -> dict[int, Day]:
     measure = "duration_bins" if owner == "route_id" else "upstream_bins"
     bins: dict[int, dict[int, int]] = {}
     for id_, bin_, count in _rows(
-        f"SELECT {owner}, {measure}[i][1], sum({measure}[i][2]) FROM usage_latency "  # noqa: S608 (our own names)
-        f"CROSS JOIN LATERAL generate_subscripts({measure}, 1) AS i {where} GROUP BY 1, 2",
+        # Two slices side by side: half the price of a subscript for each pair.
+        f"SELECT {owner}, bin, sum(count) FROM (SELECT {owner}, unnest({measure}[:][1:1]) AS bin, "  # noqa: S608 (our own names)
+        f"unnest({measure}[:][2:2]) AS count FROM usage_latency {where}) AS pairs GROUP BY 1, 2",
         [first, list(days)],
     ):
         bins.setdefault(id_, {})[bin_] = int(count)
