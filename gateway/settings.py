@@ -52,8 +52,10 @@ ALLOWED_HOSTS = ENVIRONMENT.allowed_hosts
 CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
 REDIS_URL = ENVIRONMENT.redis_url or PLACES.redis_url
 
-_CONTROL_PLANE = ["unfold", "unfold.contrib.filters", "django.contrib.admin", "django.contrib.messages", "django.contrib.staticfiles"]
-_CONTROL_PLANE += ["rest_framework", "drf_spectacular", "drf_spectacular_sidecar", "gateway.api"]
+_CONTROL_PLANE = [
+    *("unfold", "unfold.contrib.filters", "django.contrib.admin", "django.contrib.messages"),
+    *("django.contrib.staticfiles", "rest_framework", "drf_spectacular", "drf_spectacular_sidecar", "gateway.api"),
+]
 INSTALLED_APPS = [
     *(["daphne"] if "runserver" in sys.argv else []),  # development: Django's runserver over ASGI
     *([] if PROXY_ONLY else _CONTROL_PLANE),
@@ -158,7 +160,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "HydraGate admin API",
-    "DESCRIPTION": "Upstreams, routes, plugins, consumers, keys, versions and usage of the gateway. Guide: docs/api.md.",
+    "DESCRIPTION": "Upstreams, routes, plugins, consumers, keys, versions and usage. Guide: docs/api.md.",
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,

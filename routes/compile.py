@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.plugins.registry import ConfigProblems, Registry
-from gateway.proxy.match import Pattern
+from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import (
     FieldCondition,
     PluginSpec,

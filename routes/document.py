@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.proxy.match import Pattern, check_rewrite
+from gateway.proxy.patterns import Pattern, check_rewrite
 from gateway.proxy.snapshot import TargetSpec
 from routes import syntax
 

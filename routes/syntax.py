@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ipaddress import IPv6Address
 from pathlib import PurePosixPath
 
-from gateway.proxy.match import Pattern
+from gateway.proxy.patterns import Pattern
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 UNIX_PATH_MAX_BYTES = 107  # sun_path is 108 on Linux, with its NUL

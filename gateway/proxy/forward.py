@@ -17,7 +17,8 @@ from gateway.proxy.answer import UpstreamAnswer
 from gateway.proxy.balancer import Balancer, TargetState
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.match import climbs, is_plain, rewrite_path
+from gateway.proxy.paths import climbs, is_plain
+from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 

@@ -22,7 +22,7 @@ from gateway.proxy.errors import ClientClosed, GatewayError, NoRoute, NotReady, 
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.headers import remove
-from gateway.proxy.match import normalise
+from gateway.proxy.paths import normalise
 from gateway.proxy.table import AccessHook, Chain, RoutingTable
 
 logger = logging.getLogger("gateway.proxy")

@@ -71,7 +71,7 @@ class RouteSpec:
     id: int
     name: str
     hosts: tuple[str, ...]  # lower case; `*.example.com` matches one or more labels; empty: any
-    paths: tuple[str, ...]  # patterns, see gateway.proxy.match; empty: any
+    paths: tuple[str, ...]  # patterns, see gateway.proxy.patterns; empty: any
     methods: frozenset[str]  # upper case; empty: any
     headers: tuple[FieldCondition, ...]
     query: tuple[FieldCondition, ...]
@@ -79,7 +79,7 @@ class RouteSpec:
     priority: int = 0
     strip_path: bool = False
     preserve_host: bool = False
-    path_rewrite: str = ""  # template, see gateway.proxy.match; empty: none
+    path_rewrite: str = ""  # template, see gateway.proxy.patterns; empty: none
     max_body_bytes: int = 0  # 0: the gateway's own limit
     tags: tuple[str, ...] = ()
 

@@ -19,7 +19,9 @@ from gateway.plugins.registry import Registry
 from gateway.proxy.downstream import host_name
 from gateway.proxy.errors import BadRequest, NoRoute
 from gateway.proxy.headers import Pairs
-from gateway.proxy.match import Index, Match, normalise, rewrite_path
+from gateway.proxy.match import Index, Match
+from gateway.proxy.paths import normalise
+from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot
 from gateway.proxy.table import Settings
 from keys.models import Consumer

@@ -5,7 +5,9 @@ import contextlib
 import pytest
 
 from gateway.proxy.errors import AmbiguousPath, BadPath
-from gateway.proxy.match import Index, Match, Pattern, check_rewrite, is_plain, normalise, rewrite_path
+from gateway.proxy.match import Index, Match
+from gateway.proxy.paths import is_plain, normalise
+from gateway.proxy.patterns import Pattern, check_rewrite, rewrite_path
 from gateway.proxy.snapshot import FieldCondition, RouteSpec
 
 
