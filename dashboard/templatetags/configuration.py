@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django import template
@@ -17,6 +17,17 @@ register = template.Library()
 def named(consumers: Mapping[int, str] | str, consumer_id: int) -> str:
     """A consumer's name; one that is gone is known by its number."""
     return consumers.get(consumer_id, f"consumer {consumer_id}") if isinstance(consumers, Mapping) else ""
+
+
+@register.filter
+def pairs(fields: Mapping[str, tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """(field, before, after). Of objects, such as a plugin's config, only what differs in them."""
+    for field, (before, after) in fields.items():
+        if isinstance(before, dict) and isinstance(after, dict):
+            inside = {name: (before.get(name), after.get(name)) for name in sorted({**before, **after})}
+            yield from ((f"{field}.{name}", old, new) for name, (old, new) in inside.items() if old != new)
+        else:
+            yield field, before, after
 
 
 @register.filter
