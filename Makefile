@@ -8,13 +8,13 @@ UV     := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --gene
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types fmt lock venv clean
+.PHONY: help run test lint types fmt lock venv screenshots clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed-run  ## install what is needed and start everything (PORT, GATEWAY_DATA_DIR)
-	@exec $(PY) manage.py up --with-parent
+	@exec $(PY) manage.py up --with-parent $(ARGS)
 
 test: venv  ## the whole test suite, on servers of its own (or DATABASE_URL, REDIS_URL)
 	$(PY) -m pytest $(ARGS)
@@ -36,6 +36,9 @@ lock: venv  ## renew both lock files from pyproject.toml
 	$(UV) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 venv: $(VENV)/installed-dev  ## the virtual environment with the development tools
+
+screenshots: venv  ## pictures of every page into var/screenshots, to look at them (needs chromium)
+	$(PY) -m tests.browser.screenshots $(ARGS)
 
 clean:  ## remove what was built, not your data (var/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis staticfiles

@@ -33,6 +33,13 @@ def page(request: HttpRequest, name: str = "configuration") -> HttpResponse:
     return render(request, "docs.html", context)
 
 
+def picture(request: HttpRequest, name: str) -> HttpResponse:
+    file = DOCS / "screenshots" / f"{name}.png"
+    if file not in DOCS.glob("screenshots/*.png"):
+        raise Http404(f"There is no picture '{name}'.")
+    return HttpResponse(file.read_bytes(), content_type="image/png", headers={"Cache-Control": "public, max-age=3600"})
+
+
 @cache
 def pages() -> list[tuple[str, str]]:
     """(name, title) of each page, plugins last."""
@@ -70,4 +77,8 @@ def _slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-")
 
 
-urlpatterns = [path("", page, name="docs"), path("<path:name>", page, name="docs-page")]
+urlpatterns = [
+    path("", page, name="docs"),
+    path("screenshots/<slug:name>.png", picture, name="docs-picture"),
+    path("<path:name>", page, name="docs-page"),
+]

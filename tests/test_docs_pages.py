@@ -32,3 +32,13 @@ def test_the_type_of_an_error_leads_to_its_line() -> None:
 @pytest.mark.parametrize("name", ["none", "../README", "..%2fREADME", "plugins/none"])
 def test_there_is_nothing_else(name: str) -> None:
     assert Client().get(f"/docs/{name}").status_code == 404
+
+
+def test_pictures_of_the_pages_are_there_and_small() -> None:
+    for picture in (docs.DOCS / "screenshots").glob("*.png"):
+        assert picture.stat().st_size < 150_000
+        answer = Client().get(f"/docs/screenshots/{picture.name}")
+        assert answer.status_code == 200
+        assert answer["Content-Type"] == "image/png"
+        assert answer.content == picture.read_bytes()
+    assert Client().get("/docs/screenshots/none.png").status_code == 404
