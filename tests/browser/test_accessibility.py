@@ -1,0 +1,162 @@
+"""What everybody needs to work with the pages: axe finds no serious fault, keys reach all, phones show all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, StorageState
+
+from tests.browser.showcase import Showcase, backend, filled
+from tests.browser.watching import Tab
+from tests.e2e.gateway import Gateway
+
+NAMES = [
+    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "keys", "key", "key-new",
+    "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
+]  # fmt: skip
+PHONES_PX = (390, 360)
+SERIOUS = ("serious", "critical")
+AXE: dict[str, Any] = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
+
+
+@pytest.fixture(scope="module")
+def showcase(gateway: Gateway) -> Iterator[Showcase]:
+    with backend() as port:
+        yield filled(gateway, port)
+
+
+@pytest.fixture(scope="module")
+def session(browser: Browser, gateway: Gateway, password: str) -> StorageState:
+    """Logged in once for all."""
+    context = browser.new_context()
+    Tab.opened(context, gateway.url).log_in("admin", password)
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def themed(browser: Browser, gateway: Gateway, session: StorageState, request: pytest.FixtureRequest) -> Iterator[Tab]:
+    """Axe must be let in past the policy; `test_story` is where that policy is tried."""
+    context = browser.new_context(
+        color_scheme=request.param, reduced_motion="reduce", storage_state=session, bypass_csp=True
+    )
+    yield Tab.opened(context, gateway.url)
+    context.close()
+
+
+def test_no_page_is_forgotten(showcase: Showcase) -> None:
+    assert list(showcase.pages()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_axe_finds_nothing_serious(themed: Tab, showcase: Showcase, name: str) -> None:
+    with themed.step(name):
+        themed.open(showcase.pages()[name])
+        assert serious(themed) == []
+
+
+def test_axe_finds_nothing_serious_on_the_login_page(browser: Browser, gateway: Gateway) -> None:
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+        tab = Tab.opened(context, gateway.url)
+        tab.open("/dashboard/")
+        assert serious(tab) == []
+        context.close()
+
+
+def serious(tab: Tab) -> list[str]:
+    found = Axe().run(tab.page, options=AXE).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]} {node['any'][0]['message'] if node['any'] else fault['help']}"
+        for fault in found
+        if fault["impact"] in SERIOUS
+        for node in fault["nodes"]
+    ]
+
+
+@pytest.fixture(scope="module", params=PHONES_PX)
+def phone(browser: Browser, gateway: Gateway, session: StorageState, request: pytest.FixtureRequest) -> Iterator[Tab]:
+    context = browser.new_context(
+        viewport={"width": request.param, "height": 800}, has_touch=True, is_mobile=True, storage_state=session
+    )
+    yield Tab.opened(context, gateway.url)
+    context.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_phone_needs_no_sideways_scrolling(phone: Tab, showcase: Showcase, name: str) -> None:
+    with phone.step(name):
+        phone.open(showcase.pages()[name])
+        assert phone.overflow_px <= 0, phone.page.evaluate(WIDEST)
+
+
+#: What sticks out of the window, and is not inside something that scrolls by itself.
+WIDEST = """() => [...document.querySelectorAll("body *")].filter((element) => {
+  if (element.getBoundingClientRect().right <= innerWidth + 0.5) return false;
+  for (let above = element.parentElement; above; above = above.parentElement)
+    if (getComputedStyle(above).overflowX !== "visible") return false;
+  return true;
+}).map((element) => element.outerHTML.slice(0, 160)).slice(0, 5)"""
+
+
+@pytest.fixture
+def keyboard(browser: Browser, gateway: Gateway, session: StorageState, showcase: Showcase) -> Iterator[Tab]:
+    context = browser.new_context(storage_state=session)
+    yield Tab.opened(context, gateway.url)
+    context.close()
+
+
+def test_the_skip_link_comes_first_and_leads_to_the_content(keyboard: Tab) -> None:
+    page = keyboard.open("/dashboard/routes/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().top") >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/dashboard/", {"Overview", "Config", "24h", "Theme"}),
+        ("/dashboard/requests/", {"Find", "Live"}),
+        ("/dashboard/routes/", {"Search", "New route", "users"}),
+        ("/dashboard/keys/", {"New key"}),
+        ("/dashboard/config/", {"Roll back", "Changes"}),
+    ],
+)
+def test_tab_reaches_the_controls_and_shows_where_it_is(keyboard: Tab, path: str, wanted: set[str]) -> None:
+    page = keyboard.open(path)
+    missing = set(wanted)
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        name, outlined = page.evaluate(FOCUSED)
+        assert outlined, f"no sign that {name!r} has the focus"
+        missing = {word for word in missing if word not in name}
+        if not missing:
+            return
+    pytest.fail(f"{path}: never reached {missing}")
+
+
+FOCUSED = """() => {
+  const element = document.activeElement, style = getComputedStyle(element);
+  const name = `${element.getAttribute("aria-label") ?? ""} ${element.innerText ?? ""} ${element.value ?? ""}`;
+  return [name, style.outlineStyle !== "none" || style.boxShadow !== "none" || element === document.body];
+}"""
+
+
+def test_a_drawer_keeps_the_focus_and_gives_it_back(keyboard: Tab) -> None:
+    page = keyboard.open("/dashboard/requests/")
+    page.locator("#rows a").first.focus()
+    page.keyboard.press("Enter")
+    page.locator("#drawer[open]").wait_for()
+    assert page.evaluate("document.getElementById('drawer').contains(document.activeElement)")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.closest('#rows') !== null")
