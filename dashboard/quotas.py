@@ -57,10 +57,11 @@ class Quota:
 
 
 def quotas_of(consumer_id: int, key_id: int | None = None) -> list[Quota]:
-    """Those that hold for the caller, its own first. One query and one call to Redis."""
-    return _with_left([
+    """Those that hold for the caller: its own first, then those nearest to their end. One query, one call to Redis."""
+    found = _with_left([
         quota for setting in _settings(consumer_id) for quota in _quotas(setting, consumer_id, key_id)
     ])  # fmt: skip
+    return sorted(found, key=_urgency)
 
 
 def own_limits(consumer_ids: Iterable[int]) -> dict[int, list[Quota]]:
@@ -98,6 +99,10 @@ def _quotas(setting: PluginSetting, consumer_id: int, key_id: int | None) -> lis
         Quota(setting, limit, config.by, f"{counter_prefix(setting.pk, limit)}{caller}" if caller else "")
         for limit in config.all_limits()
     ]
+
+
+def _urgency(quota: Quota) -> tuple[bool, float]:
+    return quota.setting.consumer_id is None, 1.0 if quota.left is None else quota.left / quota.capacity
 
 
 def _with_left(quotas: Sequence[Quota]) -> list[Quota]:

@@ -22,6 +22,8 @@ from dashboard.timerange import RANGES, TimeRange, parse
 from keys.models import ApiKey, Consumer
 
 PAGE_SIZE = 50
+#: Of the limits that hold for a caller; there may be one for each of hundreds of routes.
+LIMITS_SHOWN = 12
 STATE_KINDS = {"live": "ok", "soon": "warn", "rotated": "primary", "expired": "muted", "revoked": "bad"}
 #: Callers are counted by the hour, so shorter ranges would say little.
 SPANS = ("24h", "7d", "30d")
@@ -117,13 +119,15 @@ class Caller(Page):
         key_id = key.pk if key else None
         steps = callers.series(self.range.start, self.range.end, consumer_id=consumer.pk, key_id=key_id)
         wish = latest.Wish(self.range.start, self.range.end, consumer_id=consumer.pk, key_id=key_id, refused=True)
+        limits = quotas.quotas_of(consumer.pk, key_id)
         may_see_rows = self.request.user.has_perm("dashboard.view_usagerow")
         return {
             "consumer": consumer,
             "ranges": {name: RANGES[name] for name in SPANS},
             "chart": bars(steps),
             "parts": PARTS,
-            "limits": quotas.quotas_of(consumer.pk, key_id),
+            "limits": limits[:LIMITS_SHOWN],
+            "limits_more": max(0, len(limits) - LIMITS_SHOWN),
             "refusals": lines_of(latest.page(wish, size=10).rows) if may_see_rows else [],
         }
 
