@@ -187,7 +187,8 @@ def change_label(change: Any) -> SafeString | str:
     if abs(share) < 0.005:
         return format_html('<span class="change" title="As in the time before">{}</span>', "\N{ALMOST EQUAL TO}")
     arrow = "\N{UPWARDS ARROW}" if share > 0 else "\N{DOWNWARDS ARROW}"
-    size = f"{1 + share:.0f}\N{MULTIPLICATION SIGN}" if share >= 9 else f"{abs(share) * 100:.0f} %"
+    times = f"{1 + share:.{0 if share >= 9 else 1}f}\N{MULTIPLICATION SIGN}"
+    size = times if share >= 1 else f"{abs(share) * 100:.0f} %"
     return format_html(
         '<span class="change {}" title="Against the time before, as long as this">{}\N{THIN SPACE}{}</span>',
         kind, arrow, size,
