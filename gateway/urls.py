@@ -35,4 +35,6 @@ if not settings.PROXY_ONLY:
     urlpatterns.append(path("docs/", include("gateway.docs")))
 
 if settings.ENVIRONMENT.role != "admin":  # an admin node has no recorder: traffic it passed would never be recorded
-    urlpatterns.append(re_path("", views.proxy))
+    # Not below the prefixes of the control plane: there Django says what is missing, if only a slash at the end.
+    traffic = "" if settings.PROXY_ONLY else r"^(?!(?:admin|dashboard|docs|static)/)"
+    urlpatterns.append(re_path(traffic, views.proxy))

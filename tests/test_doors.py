@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from django.test import AsyncClient
+from django.test import AsyncClient, Client
 
 from gateway import runtime
 from gateway.environment import ROOT
@@ -136,3 +136,9 @@ def test_each_role_has_the_doors_of_its_own(role: str, found: list[str]) -> None
         [sys.executable, "-c", RESOLVE], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == found
+
+
+def test_a_page_without_its_last_slash_is_still_found() -> None:
+    answer = Client().get("/dashboard/requests/abc")
+    assert (answer.status_code, answer["Location"]) == (301, "/dashboard/requests/abc/")
+    assert Client().get("/static/nothing.css").status_code == 404
