@@ -9,6 +9,7 @@ Servers and gateway are its own and gone afterwards. Look at the pictures: that 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -16,9 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import httpx
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, ViewportSize, expect
 
 from gateway.embedded import Servers, places
 from gateway.environment import ROOT
@@ -27,9 +29,15 @@ from tests.browser.showcase import Showcase, ask, backend, filled
 from tests.browser.watching import Tab
 from tests.e2e.gateway import Gateway, running
 
-DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 860}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 GUIDE = ("overview", "request", "route", "key", "config-diff", "admin-plugin")
-LOOKS = {"light": (DESKTOP, "light"), "dark": (DESKTOP, "dark"), "390": (PHONE, "light")}
+LIVE_S = 8.0
+LOOKS: dict[str, tuple[ViewportSize, Literal["light", "dark"]]] = {
+    "light": (DESKTOP, "light"),
+    "dark": (DESKTOP, "dark"),
+    "390": (PHONE, "light"),
+}
 
 
 @contextmanager
@@ -88,11 +96,10 @@ def live(tab: Tab, gateway: Gateway, showcase: Showcase) -> None:
     strip = tab.page.locator("#live[data-state=on]")
     strip.wait_for()
     with httpx.Client(base_url=gateway.url) as client:
-        seconds = set()
-        while len(seconds) < 8:
-            ask(client, len(seconds), showcase.keys["mobile-app"])
-            seconds.add(int(time.monotonic()))
-            tab.page.wait_for_timeout(150)
+        end_s, dice = time.monotonic() + LIVE_S, random.Random(3)
+        while time.monotonic() < end_s:
+            ask(client, dice.randrange(100), showcase.keys["mobile-app"])
+            tab.page.wait_for_timeout(dice.randrange(30, 200))
     expect(strip.locator("[data-live=rps]")).not_to_have_text("0")
 
 

@@ -6,7 +6,7 @@ import re
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.watching import Tab
 from tests.e2e.gateway import Gateway, wait_until
@@ -190,7 +190,7 @@ def live_everywhere(tab: Tab) -> int:
     return wait_until(number, what="every worker serves the live version")
 
 
-def row_of(page: Page, version: int) -> object:
+def row_of(page: Page, version: int) -> Locator:
     table = page.locator("section", has=page.locator("#versions-title"))
     return table.locator("tbody tr", has=page.get_by_text(str(version), exact=True))
 

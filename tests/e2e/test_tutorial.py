@@ -67,7 +67,7 @@ def run(shell: subprocess.Popen[str], commands: str) -> str:
     assert shell.stdout is not None
     shell.stdin.write(f"{commands}\necho; echo {END}\n")
     shell.stdin.flush()
-    printed = []
+    printed: list[str] = []
     for line in shell.stdout:
         if line.strip() == END:
             return "".join(printed)
