@@ -141,6 +141,7 @@ def live_within_two_seconds(tab: Tab, gateway: Gateway, secret: str) -> None:
     """The feed tells of traffic; the sums follow; nothing moves while the page fills."""
     page = tab.open("/dashboard/")
     page.locator("#live[data-state=on]").wait_for()
+    expect(page.locator("[data-live=workers]")).to_have_text(str(GATEWAY_WORKERS))  # they heard that somebody looks
     wait_until(lambda: ask(gateway, "/orders/1", secret) == 200, what="the route is live")
     requests = page.locator("[data-live=rps]")
     wait_until(lambda: requests.inner_text().startswith(tuple("123456789")), SHOWN_WITHIN_S, "the request is shown")
