@@ -8,16 +8,24 @@ UV     := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --gene
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types fmt lock venv screenshots clean
+.PHONY: help run test scale bench bench-peers lint types fmt lock venv screenshots clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed-run  ## install what is needed and start everything (PORT, GATEWAY_DATA_DIR)
 	@exec $(PY) manage.py up --with-parent $(ARGS)
 
 test: venv  ## the whole test suite, on servers of its own (or DATABASE_URL, REDIS_URL)
 	$(PY) -m pytest $(ARGS)
+
+scale: venv  ## open every page with a million requests in the last day
+	SCALE_ROWS=1000000 $(PY) -m pytest tests/scale $(ARGS)
+
+bench: bench-peers  ## measure us and others, into benchmarks/results (ARGS="--cases plain --peers traefik")
+	$(PY) -m benchmarks --save $(ARGS)
+
+bench-peers: $(VENV)/bench  ## the programs to compare with, beside the virtual environment's own packages
 
 lint: venv  ## style and layers
 	$(PY) -m ruff check
@@ -49,6 +57,9 @@ $(PY):
 		|| { echo "HydraGate needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "Python has no venv here. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/bench: | venv
+	$(VENV)/bin/uv pip install -q --target $@ --group bench
 
 # A stamp says which lock is installed; the development lock holds everything of the other one, in the same versions.
 $(VENV)/installed-run: requirements.lock | $(PY)
