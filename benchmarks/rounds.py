@@ -46,7 +46,7 @@ def measured(
     cases: list[Case], peers: list[str], rounds: int, seconds: float, absent: dict[str, str], say: Callable[[str], None]
 ) -> Iterator[Row]:
     """Everything it starts is stopped when it ends. Adds to `absent` what could not be measured, and why."""
-    load_core, _ = cores()
+    load_core, core = cores()  # asked before `pinned` leaves us only one of them
     with tempfile.TemporaryDirectory(prefix="hg-bench-") as name, pinned(load_core), many_files():
         directory = Path(name)
         directory.chmod(0o755)  # the embedded servers may run as another account
@@ -58,7 +58,7 @@ def measured(
                 for number in range(1, rounds + 1):
                     for contender in contenders:
                         try:
-                            row = one(contender, case, number, seconds, ours, directory)
+                            row = one(contender, case, number, seconds, ours, directory, core)
                         except TimeoutError as error:  # a peer's trouble must not cost the others their round
                             if contender[0] == NAME:
                                 raise
@@ -84,13 +84,13 @@ def found(case: Case, peers: list[str], ours: Ours, directory: Path, absent: dic
     return contenders
 
 
-def one(contender: Contender, asked: Case, number: int, seconds: float, ours: Ours, directory: Path) -> Row:
+def one(contender: Contender, asked: Case, number: int, seconds: float, ours: Ours, directory: Path, core: int) -> Row:
     peer, case, command, headers = contender
     place = Place(
         Path(tempfile.mkdtemp(prefix=f"{peer.split(',')[0]}-", dir=directory)), free_port(), ours.upstream_port,
         str(ours.servers.places.valkey_socket),
     )  # fmt: skip
-    with started(command(case, place), place.directory, cores()[1]) as pid:
+    with started(command(case, place), place.directory, core) as pid:
         wait_until(lambda: answers(case, place.port, headers), f"{peer}'s right answer", START_S)
         if case.held:
             return held(Row(asked.name, peer, number, 0, 0), case, place, headers, pid)
