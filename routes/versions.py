@@ -21,11 +21,13 @@ from unfold.decorators import action, display
 from keys import trail
 from routes import portable, selectors, services
 from routes.difference import changes
+from routes.document import SECTIONS
 from routes.models import ConfigVersion, WorkerReport
 from routes.problems import CompileError
 from routes.publishing import announce
 
 PUBLISH = "routes.publish_config"
+MAX_ROWS_SHOWN = 200  # a larger configuration is a file to download, not a page to read
 Shown = Callable[[Any, ConfigVersion], str]
 
 
@@ -86,7 +88,11 @@ class ConfigVersionAdmin(ReadOnlyAdmin):
     @admin.display(description="configuration")
     @once
     def file(self, version: ConfigVersion) -> str:
-        return _preformatted(portable.to_yaml(version.document))
+        rows = sum(len(version.document.get(section, ())) for section in SECTIONS)
+        if rows <= MAX_ROWS_SHOWN:
+            return _preformatted(portable.to_yaml(version.document))
+        url = reverse("dashboard:config-export", args=[version.number])
+        return format_html('<a class="text-primary-600 underline" href="{}">Download as YAML</a>, {} rows.', url, rows)
 
     def has_publish_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         # A method, for unfold's check of a dotted permission asks the database before there is one.

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.urls import reverse
 
-from routes import selectors, services
+from routes import selectors, services, versions
 from routes.models import ConfigVersion, PluginSetting, Route, Target, Upstream
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("configured")]
@@ -300,3 +300,12 @@ def test_who_may_only_look_cannot_change(client, viewer):
     route = Route.objects.get()
     assert client.get(url("route", "change", route.pk)).status_code == 200
     assert client.post(url("route", "change", route.pk), {"name": "x"}).status_code == 403
+
+
+def test_a_large_version_is_a_file_and_a_small_one_a_page(client, monkeypatch):
+    page = url("configversion", "change", ConfigVersion.objects.get(live=True).pk)
+    assert b"format: 1" in client.get(page).content
+    monkeypatch.setattr(versions, "MAX_ROWS_SHOWN", 0)
+    content = client.get(page).content
+    assert b"format: 1" not in content
+    assert b"Download as YAML" in content
