@@ -59,7 +59,7 @@ def test_what_compose_takes_from_the_environment_stands_in_the_example() -> None
 def test_the_image_holds_what_exists_and_everything_that_is_needed() -> None:
     copied = [Path(source) for source in re.findall(r"^COPY (?!--)(\S+) ", DOCKERFILE, re.MULTILINE)]
     assert all((ROOT / path).exists() for path in copied)
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert packages | {"templates", "manage.py"} <= {path.name for path in copied}
 
 

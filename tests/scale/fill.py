@@ -1,6 +1,6 @@
 """A day of an installation in use: 500 routes, 10,000 keys and 1,000,000 requests, made by SQL.
 
-A million takes a minute to make, so the everyday suite makes a quarter; `make scale` makes it all.
+A million takes a minute to make, so the everyday suite makes a tenth; `make scale` makes it all.
 
 Requests are spread evenly, so every route has some in nearly every minute: rollups are as large as a day of a million
 requests can make them. They are sums of the very rows, grouped as `dashboard.fold` groups them.
@@ -23,7 +23,7 @@ from keys.models import ApiKey, Consumer
 from routes import services
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 
-ROWS = int(os.environ.get("SCALE_ROWS", "250000"))
+ROWS = int(os.environ.get("SCALE_ROWS", "100000"))
 ROUTES, UPSTREAMS, CONSUMERS, KEYS = 500, 100, 1_000, 10_000
 DAY = timedelta(days=1)
 

@@ -47,7 +47,7 @@ ROLLUPS = {
     "/admin/routes/upstream/": 5,
     "/admin/routes/pluginsetting/": 8,
     "/admin/routes/configversion/": 7,
-    "/admin/routes/configversion/{version}/change/": 4,
+    "/admin/routes/configversion/{version_id}/change/": 4,
     "/admin/keys/consumer/": 5,
     "/admin/keys/consumer/{consumer}/change/": 5,
     "/admin/keys/apikey/?q=job": 5,
@@ -111,11 +111,11 @@ class Operator:
 
 @pytest.fixture
 def get(filled: Filled) -> Operator:
-    latest = UsageRow.objects.all()[0]
+    latest, live = UsageRow.objects.all()[0], ConfigVersion.objects.get(live=True)
     return Operator({
         "route": filled.route + 250, "upstream": filled.upstream + 50, "consumer": filled.consumer + 500,
         "key": filled.key + 5003, "row": latest.id, "request": latest.request_id,
-        "version": ConfigVersion.objects.get(live=True).number,
+        "version": live.number, "version_id": live.pk,
     })  # fmt: skip
 
 
