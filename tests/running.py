@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
@@ -47,6 +50,25 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def ordinary_user() -> pwd.struct_passwd:
+    """`nobody`, able to run our code. Skips where we are not root, or where the interpreter or the checkout lies in a
+    directory that is closed to others."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    user = pwd.getpwnam("nobody")
+    command, environment = [sys.executable, "-B", "-c", "import gateway.embedded"], {"PYTHONPATH": str(ROOT)}
+    try:
+        probe = subprocess.run(
+            command, cwd="/", env=os.environ | environment,
+            stderr=subprocess.PIPE, text=True, check=False, user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+        )  # fmt: skip
+    except PermissionError as error:
+        pytest.skip(f"nobody cannot run {sys.executable}: {error}")
+    if probe.returncode:
+        pytest.skip(f"nobody cannot import the checkout: {probe.stderr[-200:]}")
+    return user
 
 
 def get(

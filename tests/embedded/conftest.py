@@ -5,7 +5,6 @@ pytest's own tmp_path is 0700 under root: exactly the case that `test_places` wa
 
 import json
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 import redis
 
 from gateway import embedded
+from tests.running import ordinary_user
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
@@ -32,6 +32,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from gateway import embedded
+from tests.running import ordinary_user
 try:
     with embedded.servers(Path(sys.argv[1])) as running:
         here = running.places
@@ -219,21 +220,5 @@ def child() -> Iterator[Callable[..., Child]]:
 
 @pytest.fixture
 def nobody() -> int:
-    """The uid of an ordinary user that can run our code; skips where there is none."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-    uid = pwd.getpwnam("nobody").pw_uid
-    probe = subprocess.run(
-        [sys.executable, "-B", "-c", "import gateway.embedded"],
-        cwd="/",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        user=uid,
-        group=uid,
-        extra_groups=[],
-    )
-    if probe.returncode:
-        pytest.skip(f"nobody cannot run {sys.executable} or import the checkout: {probe.stderr[-200:]}")
-    return uid
+    """The uid of an ordinary user that can run our code."""
+    return ordinary_user().pw_uid
