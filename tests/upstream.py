@@ -46,7 +46,8 @@ class Wire:
     def reset(self) -> None:
         """Closes with RST instead of FIN."""
         linger = struct.pack("ii", 1, 0)
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with contextlib.suppress(OSError):  # the other side was faster
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.writer.transport.abort()
 
 
@@ -88,7 +89,7 @@ class Upstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        assert self.failures == []
+        assert self.failures == [], "\n".join(map(repr, self.failures))
 
 
 @contextlib.asynccontextmanager

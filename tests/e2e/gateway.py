@@ -119,7 +119,8 @@ class Gateway:
 
 def children(parent: int, word: str) -> list[int]:
     """Living processes below `parent` whose command line holds `word`."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True).stdout
+    command = ["ps", "-ww", "-eo", "pid,ppid,stat,args"]  # not cut at 80 columns: checkouts lie in long paths, too
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = (line.split(None, 3) for line in listing.splitlines()[1:])
     return [
         int(pid) for pid, above, state, command in rows if int(above) == parent and state[0] != "Z" and word in command

@@ -24,6 +24,7 @@ import pytest
 from django.conf import settings
 
 from gateway.embedded import places
+from gateway.management.commands.up import interruptible
 from tests.running import Running, alive, free_port, get, ordinary_user, running, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -227,6 +228,18 @@ def test_an_interrupted_start_leaves_nothing_running(homes: Homes, moment: str) 
     assert node.wait() == 130
     assert not any(map(alive, family))
     assert "Traceback" not in node.output
+
+
+def test_an_interrupt_that_python_drops_still_ends_the_start_and_is_not_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        Finalised()
+    assert capsys.readouterr().err == ""
 
 
 def test_an_ordinary_user_needs_nothing_from_root(homes: Homes) -> None:

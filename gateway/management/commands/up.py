@@ -166,17 +166,26 @@ def kept(here: Places, name: str) -> str:
 def interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the start as Ctrl-C does: by an exception, so that everything is undone.
 
-    Python drops an exception that a handler raises inside a finaliser; then it is raised at the end of the block.
+    Python reports and drops an exception that a handler raises inside a finaliser or around a fork: then it is raised
+    at the end of the block, and nobody needs the report.
     """
     interrupted = False
+
+    def unraisable(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(dropped)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
         raise KeyboardInterrupt
 
-    with handling(interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        yield
+    earlier_hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    try:
+        with handling(interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
+    finally:
+        sys.unraisablehook = earlier_hook
     if interrupted:
         raise KeyboardInterrupt
 
