@@ -18,9 +18,6 @@ from .headers import Pairs
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
 
-#: (name, name, value), names in lower case: the form in which httpx.Headers keeps fields.
-Fields = list[tuple[bytes, bytes, bytes]]
-
 
 class Source(Protocol):
     """The connection, as far as an answer knows it."""
@@ -40,7 +37,7 @@ class UpstreamAnswer:
         self.to_head, self.total_deadline_s = method == "HEAD", total_deadline_s
         self._request_pairs = request_pairs
         self.status = 0  # 0: no head yet
-        self.headers: Fields = []  # (name, name, value): see transport.Fields
+        self.headers: Pairs = []
         self.chunks: list[bytes] = []
         self.unread_bytes = 0
         self.touched = False  # a byte has come
@@ -126,7 +123,7 @@ _EXAMINED = frozenset({b"content-length", b"transfer-encoding", b"connection", b
 _PROMISE = re.compile(rb"timeout=(\d{1,6})")
 
 
-def inspect(fields: Fields, version: str, received_bytes: int) -> tuple[bytes, bool, float]:
+def inspect(fields: Pairs, version: str, received_bytes: int) -> tuple[bytes, bool, float]:
     """How a head frames its body (the Content-Length, `chunked`, or nothing: until the end of the connection),
     whether it closes the connection, and for how long it promises to keep it. Raises Violation.
 
@@ -134,12 +131,12 @@ def inspect(fields: Fields, version: str, received_bytes: int) -> tuple[bytes, b
     """
     if len(fields) > MAX_FIELDS:
         raise Violation("too many fields")
-    if received_bytes > MAX_HEAD_BYTES and sum(len(name) + len(value) for name, _, value in fields) > MAX_HEAD_BYTES:
+    if received_bytes > MAX_HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > MAX_HEAD_BYTES:
         raise Violation("head too large")
     if version not in ("1.1", "1.0"):
         raise Violation("not HTTP/1")
     framing, closing, promise_s = b"", False, inf
-    for name, _, value in fields:
+    for name, value in fields:
         if name not in _EXAMINED:
             continue
         if name == b"content-length":

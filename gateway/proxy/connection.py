@@ -24,8 +24,9 @@ from typing import Any, Protocol
 
 import httptools
 
-from .answer import MAX_FIELDS, MAX_HEAD_BYTES, Fields, UpstreamAnswer, Violation, inspect
+from .answer import MAX_FIELDS, MAX_HEAD_BYTES, UpstreamAnswer, Violation, inspect
 from .errors import BadRequest, UpstreamBroke, UpstreamError, UpstreamTimeout
+from .headers import Pairs
 
 #: Reading stops while this much of an answer waits for its consumer. One read (256 kB) may come on top.
 HIGH_WATER_BYTES = 128 * 1024
@@ -54,7 +55,7 @@ class Connection(asyncio.Protocol):
         self.keep_alive_hint_s = inf  # what the upstream's Keep-Alive field promises
         self._poll = select.poll()
         self._parser: Any = None
-        self._fields: Fields = []
+        self._fields: Pairs = []
         self._overhead_bytes = 0  # received since the last byte of a head or body was passed on
         self._keep_alive = self._until_close = self._tunnel = False
         self._reading_paused = self._writing_paused = False
@@ -245,8 +246,7 @@ class Connection(asyncio.Protocol):
             raise Violation("bytes after the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self._fields.append((name, name, value.rstrip(b" \t")))
+        self._fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         answer = self.answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from time import perf_counter
+from typing import Any
 
 import httpx
 
@@ -17,13 +18,13 @@ from gateway.proxy.answer import UpstreamAnswer
 from gateway.proxy.balancer import Balancer, TargetState
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.messages import UpstreamRequest
 from gateway.proxy.paths import climbs, is_plain
 from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 
 VIA = b"1.1 hydragate"
-_BASE = httpx.URL("http://upstream")  # never used for addressing: the target's transport knows where it leads
 
 
 class Forwarder:
@@ -43,7 +44,7 @@ class Forwarder:
         path = _request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         tried: set[str] = set()
-        extensions: dict[str, object] = {"target": path}
+        extensions: dict[str, Any] = {"target": path}
         if upstream.total_timeout_s:
             extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         while True:
@@ -51,7 +52,7 @@ class Forwarder:
             exchange.target = target.address
             exchange.tries += 1
             host = (b"host", own_host or target.authority)
-            request = httpx.Request(exchange.method, _BASE, headers=[host, *pairs], stream=body, extensions=extensions)
+            request = UpstreamRequest(exchange.method, [host, *pairs], body, extensions)
             try:
                 await self._attempt(exchange, upstream, target, request)
                 return

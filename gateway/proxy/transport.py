@@ -20,10 +20,11 @@ from math import inf
 
 import httpx
 
-from .answer import Fields, Tunnel, UpstreamAnswer
+from .answer import Tunnel, UpstreamAnswer
 from .connection import Connection
 from .errors import BadRequest, GatewayError, UpstreamBroke, UpstreamError
 from .headers import Pairs
+from .messages import UpstreamResponse
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Pool, Timeouts
 from .snapshot import TargetSpec, UpstreamSpec
 
@@ -46,13 +47,6 @@ NO_BODY = _NoBody()
 
 class _Stream(UpstreamAnswer, httpx.AsyncByteStream):
     """httpx asks for a stream of its own class."""
-
-
-class _Headers(httpx.Headers):
-    """Fields in the form httpx keeps them in: checked and lower-cased by the parser, so not once more per answer."""
-
-    def __init__(self, fields: Fields) -> None:
-        self._list, self._encoding = fields, None
 
 
 class TargetTransport(httpx.AsyncBaseTransport):
@@ -165,4 +159,4 @@ def body_of(stream: object, pairs: Pairs) -> tuple[httpx.AsyncByteStream | None,
 
 def response_of(answer: _Stream, connection: Connection) -> httpx.Response:
     extensions = {"network_stream": Tunnel(answer, connection)} if answer.status == 101 else None
-    return httpx.Response(answer.status, headers=_Headers(answer.headers), stream=answer, extensions=extensions)
+    return UpstreamResponse(answer.status, answer.headers, answer, extensions)
