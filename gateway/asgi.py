@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from io import BytesIO
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
@@ -35,11 +34,17 @@ class Application:
         self._role = role
         self._probes = {"/health": views.health, "/ready": views.ready}
         self._inside = {"/status": views.status, "/metrics": views.metrics_view}
+        self._ours = CONTROL_PREFIXES if role == "all" else ("/",) if role == "admin" else ()
+        self._known = frozenset((*self._probes, *self._inside))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind == "http":
-            await self._http(scope, receive, send)
+            path = scope["path"]
+            if path in self._known or path.startswith(self._ours):
+                await self._http(scope, receive, send)
+            else:
+                await self._proxy(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(receive, send)
         elif self._control_plane and scope["path"] == sockets.PATH:
@@ -53,9 +58,8 @@ class Application:
         if view is None and path in self._inside and self._is_inside(scope):
             view = self._inside[path]
         if view is not None:
-            await send_whole(await asyncio.to_thread(view, ProxyRequest(scope, BytesIO())), send)
-        elif self._role == "admin" or (self._control_plane and path.startswith(CONTROL_PREFIXES)):
-            assert self._control_plane is not None
+            await send_whole(await asyncio.to_thread(view, ProxyRequest(scope)), send)
+        elif self._control_plane is not None and path.startswith(self._ours):
             await self._control_plane(scope, receive, send)
         else:
             await self._proxy(scope, receive, send)

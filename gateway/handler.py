@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpResponse
@@ -14,57 +14,82 @@ from django.http import HttpResponse
 from gateway.proxy.errors import UpstreamError
 from gateway.views import ProxyResponse, proxy
 
+if TYPE_CHECKING:
+    from gateway.server.cycle import Cycle
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 HEAD, BODY = "http.response.start", "http.response.body"
-_NO_BODY = BytesIO()  # Django wants a file; the view reads the body from `request.receive`
+#: What Django's constructor sets.
+_PARSED = frozenset({
+    "META", "_post_parse_error", "_read_started", "_stream", "method", "path", "path_info", "resolver_match",
+    "script_name",
+})  # fmt: skip
 
 
 class ProxyRequest(ASGIRequest):
-    """Django's own request, except that it leaves the Content-Type alone: parsing it raises on some values, and
-    Python's codecs keep every name of a character set they were asked for, so clients could fill the memory with them.
+    """Django's own request, parsed when somebody asks: our view reads the scope, and the body from `receive`.
+
+    It leaves the Content-Type alone: parsing it raises on some values, and Python's codecs keep every name of a
+    character set they were asked for, so clients could fill the memory with them.
     """
+
+    def __init__(self, scope: Any, receive: Receive | None = None) -> None:
+        self.scope = scope
+        self.receive = receive
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PARSED:
+            raise AttributeError(name)
+        super().__init__(self.scope, BytesIO())  # Django wants a file
+        return self.__dict__[name]
 
     def _set_content_type_params(self, meta: object) -> None:
         """Nothing here reads the body."""
 
 
 class ProxyHandler(ASGIHandler):
-    """An ASGI application. Our server's scope extensions `hydragate.disconnect` and `hydragate.abort` save a watcher
-    task and make a broken answer visible; on any other ASGI server the plain protocol does the same, a little later."""
+    """An ASGI application. Our server's scope extension `hydragate.cycle` saves a watcher task and an await, and makes
+    a broken answer visible; on any other ASGI server the plain protocol does the same, a little later."""
 
     def __init__(self) -> None:
         """No middleware chain is loaded, on purpose."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        request = ProxyRequest(scope, _NO_BODY)
-        request.receive = receive  # type: ignore[attr-defined]
-        task = asyncio.current_task()
-        assert task is not None
-        extensions = scope.get("extensions") or {}
+        request = ProxyRequest(scope, receive)
+        extensions = scope.get("extensions")
+        cycle: Cycle | None = extensions.get("hydragate.cycle") if extensions else None
+        if cycle is not None:
+            cycle.cancel_with_client()
+            await self._send(await proxy(request), send, cycle)
+            return
         watcher = None
-        if (on_disconnect := extensions.get("hydragate.disconnect")) is not None:
-            on_disconnect(task.cancel)
-        elif request.META.get("CONTENT_LENGTH", "0") in ("", "0") and "HTTP_TRANSFER_ENCODING" not in request.META:
+        if request.META.get("CONTENT_LENGTH", "0") in ("", "0") and "HTTP_TRANSFER_ENCODING" not in request.META:
+            task = asyncio.current_task()
+            assert task is not None
             watcher = asyncio.create_task(_watch(receive, task))
         try:
-            response = await proxy(request)
-            await self._send(response, send, extensions.get("hydragate.abort"))
+            await self._send(await proxy(request), send, None)
         finally:
             if watcher is not None:
                 watcher.cancel()
 
-    async def _send(self, response: ProxyResponse, send: Send, abort: Callable[[], None] | None) -> None:
+    async def _send(self, response: ProxyResponse, send: Send, cycle: Cycle | None) -> None:
         exchange, outcome = response.exchange, "client_closed"
         try:
-            await send({"type": HEAD, "status": exchange.status, "headers": exchange.response_headers})
             body = exchange.answer_body
-            if isinstance(body, bytes):
+            if cycle is not None and isinstance(body, bytes):
                 exchange.bytes_out = len(body)
+                assert exchange.response_headers is not None
+                await cycle.answer(exchange.status, exchange.response_headers, body)
+            elif isinstance(body, bytes):
+                exchange.bytes_out = len(body)
+                await send({"type": HEAD, "status": exchange.status, "headers": exchange.response_headers})
                 await send({"type": BODY, "body": body})
             else:
+                await send({"type": HEAD, "status": exchange.status, "headers": exchange.response_headers})
                 await send({"type": BODY, "body": b"", "more_body": True})  # a slow stream's head must not wait
                 async with aclosing(response.chunks()) as chunks:
                     async for chunk in chunks:
@@ -72,9 +97,9 @@ class ProxyHandler(ASGIHandler):
                 await send({"type": BODY, "body": b""})
             outcome = "ok"
         except UpstreamError:
-            if abort is None:
+            if cycle is None:
                 raise  # the server closes the connection on an application that fails
-            abort()
+            cycle.abort()
         except OSError:  # the client has left (ASGI 2.4)
             raise
         except Exception:  # a plugin made an answer that cannot be sent

@@ -66,7 +66,7 @@ def exchange_of(request: ASGIRequest) -> Exchange:
 
 async def _body(request: ASGIRequest) -> AsyncIterator[bytes]:
     """The request's body as it arrives; from Django's own buffer where a stock handler has read it already."""
-    receive = getattr(request, "receive", None)
+    receive = getattr(request, "receive", None)  # a ProxyRequest's
     if receive is None:
         while chunk := request.read(65_536):
             yield chunk

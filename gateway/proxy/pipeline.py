@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from random import random
 from time import perf_counter
 
@@ -38,12 +38,14 @@ class Pipeline:
         self._forwarder = forwarder
         self._downstream = downstream
         self._record = record
+        self._only_record = (record,)
+        self._ids = request_ids()
 
     async def handle(self, exchange: Exchange) -> None:
         """Fill status, response_headers and answer_body. Every call must be followed by `finish`."""
         self.in_flight += 1
         exchange.chain = _NO_HOOKS
-        exchange.id = os.urandom(16).hex()
+        exchange.id = next(self._ids)
         try:
             answer = await self._decide(exchange, self.table)
             if answer is not None:
@@ -54,7 +56,9 @@ class Pipeline:
         except Exception:  # protects the client from our own mistakes: it gets an answer, we get the trace
             logger.exception("request %s failed", exchange.id)
             _refuse(exchange, GatewayError())
-        await self._respond(exchange)
+        chain: Chain = exchange.chain
+        if chain.response or chain.body:
+            await self._respond(exchange, chain)
 
     async def _decide(self, exchange: Exchange, table: RoutingTable | None) -> Answer | None:
         """A plugin's own answer, or None when the upstream's has been put into the exchange. Raises GatewayError."""
@@ -74,18 +78,19 @@ class Pipeline:
         exchange.chain = branch.chain_for(0)
         self._forwarder.check_body(exchange, match.route)
 
-        answer = await _access(branch.identify, exchange)
-        if exchange.consumer is not None:
-            exchange.chain = branch.chain_for(exchange.consumer.id)
-        if answer is None:
+        answer = None
+        if branch.identify:
+            answer = await _access(branch.identify, exchange)
+            if exchange.consumer is not None:
+                exchange.chain = branch.chain_for(exchange.consumer.id)
+        if answer is None and exchange.chain.access:
             answer = await _access(exchange.chain.access, exchange)
         if answer is None:
             await self._forwarder.forward(exchange)
         return answer
 
-    async def _respond(self, exchange: Exchange) -> None:
+    async def _respond(self, exchange: Exchange, chain: Chain) -> None:
         """Run the response hooks, then wrap the body. A hook that fails replaces the answer; no further hook runs."""
-        chain: Chain = exchange.chain
         try:
             for hook in chain.response:
                 waiting = hook(exchange)
@@ -102,7 +107,8 @@ class Pipeline:
                 exchange.answer_body = chunks
         except Exception:
             logger.exception("a response hook of route %s failed, request %s", _route_name(exchange), exchange.id)
-            await _release(exchange)
+            if exchange.release is not None:
+                await exchange.release()
             _refuse(exchange, PluginFailed())
 
     async def finish(self, exchange: Exchange, outcome: str) -> None:
@@ -122,10 +128,12 @@ class Pipeline:
                 await _close(exchange)
         finally:  # whoever cancels us there: the rest is never skipped
             self._log(exchange)
-            await _release(exchange)
+            if exchange.release is not None:
+                await exchange.release()
 
     def _log(self, exchange: Exchange) -> None:
-        for hook in (*exchange.chain.log, self._record):
+        hooks = exchange.chain.log
+        for hook in (*hooks, self._record) if hooks else self._only_record:
             try:
                 hook(exchange)
             except Exception:  # protects the connection and the other hooks from one plugin
@@ -162,9 +170,12 @@ async def _close(exchange: Exchange) -> None:
             )
 
 
-async def _release(exchange: Exchange) -> None:
-    if exchange.release is not None:
-        await exchange.release()
+def request_ids() -> Iterator[str]:
+    """32 hexadecimal digits each, from the system's randomness, fetched for 128 at a time: it is a system call."""
+    while True:
+        many = os.urandom(16 * 128).hex()
+        for start in range(0, len(many), 32):
+            yield many[start : start + 32]
 
 
 def _refuse(exchange: Exchange, error: GatewayError) -> None:

@@ -33,7 +33,10 @@ class ClientGone(OSError):
 
 
 class Cycle:
-    """State begins as class attributes: most requests never touch most of it, and creating one stays cheap."""
+    """What an application may do beyond ASGI, by `scope["extensions"]["hydragate.cycle"]`: `cancel_with_client`,
+    `on_disconnect`, `answer`, `abort`.
+
+    State begins as class attributes: most requests never touch most of it, and creating one stays cheap."""
 
     # the request's body
     held = 0  # bytes received and not yet taken
@@ -49,7 +52,7 @@ class Cycle:
     _ended = False
     # the client
     gone = False
-    _callbacks: tuple[Callable[[], None], ...] = ()
+    _callbacks: tuple[Callable[[], object], ...] = ()
     task: asyncio.Task[None] | None = None
 
     def __init__(self, connection: Connection, head: Head) -> None:
@@ -105,15 +108,20 @@ class Cycle:
 
     # ---- the application's side
 
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """`scope["extensions"]["hydragate.disconnect"]`: called once if the client goes before the answer is whole."""
+    def cancel_with_client(self) -> None:
+        """Cancels the application's task if the client goes before the answer is whole."""
+        assert self.task is not None
+        self.on_disconnect(self.task.cancel)
+
+    def on_disconnect(self, callback: Callable[[], object]) -> None:
+        """Called once if the client goes before the answer is whole."""
         if self.gone:
             callback()
         elif not self._ended:
             self._callbacks += (callback,)
 
     def abort(self) -> None:
-        """`scope["extensions"]["hydragate.abort"]`: the answer cannot be completed, and the client must see that."""
+        """The answer cannot be completed, and the client must see that."""
         if not self._ended:
             self._callbacks = ()
             self._connection.abort()
@@ -149,13 +157,27 @@ class Cycle:
             raise RuntimeError(f"Unexpected ASGI message {kind!r}.")
         more = message.get("more_body", False)
         self._body(message.get("body", b""), more)
-        connection = self._connection
-        if connection.write_paused:
-            await connection.drain()
-            if self.gone:
-                raise ClientGone("The client has left.")
+        if self._connection.write_paused:
+            await self._written()
         if not more:
             self._end()
+
+    async def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Both messages of `send` in one, for an answer that is all there."""
+        if self.gone:
+            raise ClientGone("The client has left.")
+        if self._fields is not None:
+            raise RuntimeError("There is an answer already.")
+        self._start(status, headers)
+        self._body(body, False)
+        if self._connection.write_paused:
+            await self._written()
+        self._end()
+
+    async def _written(self) -> None:
+        await self._connection.drain()
+        if self.gone:
+            raise ClientGone("The client has left.")
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if not 200 <= status <= 999:

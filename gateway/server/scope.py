@@ -13,7 +13,7 @@ Address = tuple[str, int | None]
 
 
 def http_scope(head: Head, connection: Connection, cycle: Cycle) -> Scope:
-    """Two extensions save the gateway a task that watches the client: see `Cycle.on_disconnect`, `Cycle.abort`."""
+    """The extension saves the gateway a task that watches the client: see `Cycle`."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -27,7 +27,7 @@ def http_scope(head: Head, connection: Connection, cycle: Cycle) -> Scope:
         "headers": head.headers,
         "client": connection.client,
         "server": connection.server,
-        "extensions": {"hydragate.disconnect": cycle.on_disconnect, "hydragate.abort": cycle.abort},
+        "extensions": {"hydragate.cycle": cycle},
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import encodings
-from io import BytesIO
 
 import pytest
 
@@ -17,7 +16,7 @@ def request(content_type: bytes) -> ProxyRequest:
         "type": "http", "method": "POST", "path": "/", "raw_path": b"/", "query_string": b"", "scheme": "http",
         "headers": headers, "client": ("192.0.2.1", 1), "server": ("192.0.2.2", 80),
     }  # fmt: skip
-    return ProxyRequest(scope, BytesIO())
+    return ProxyRequest(scope)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,7 +145,7 @@ async def test_a_client_that_leaves_does_not_cut_the_start_of_the_runtime_short(
         "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "scheme": "http",
         "headers": [], "client": None, "server": None,
     }  # fmt: skip
-    first = asyncio.create_task(proxy(ProxyRequest(scope, BytesIO())))
+    first = asyncio.create_task(proxy(ProxyRequest(scope)))
     await begun.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):

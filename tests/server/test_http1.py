@@ -309,10 +309,10 @@ async def test_the_application_can_abort_without_hearing_of_it_as_a_disconnect()
     heard: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["extensions"]["hydragate.disconnect"](lambda: heard.append("left"))
+        scope["extensions"]["hydragate.cycle"].on_disconnect(lambda: heard.append("left"))
         await send(start())
         await send(body(b"x", True))
-        scope["extensions"]["hydragate.abort"]()
+        scope["extensions"]["hydragate.cycle"].abort()
         with pytest.raises(OSError, match="left"):
             await send(body())
         heard.append("aborted")
@@ -338,13 +338,13 @@ async def test_a_client_that_leaves_is_noticed_at_once(leave: Callable[[Client],
     heard: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["extensions"]["hydragate.disconnect"](lambda: heard.append("callback"))
+        scope["extensions"]["hydragate.cycle"].on_disconnect(lambda: heard.append("callback"))
         while (message := await receive())["type"] == "http.request":
             pass
         heard.append(message["type"])
         with pytest.raises(OSError, match="left"):
             await send(start())
-        scope["extensions"]["hydragate.disconnect"](lambda: heard.append("late"))
+        scope["extensions"]["hydragate.cycle"].on_disconnect(lambda: heard.append("late"))
 
     async with front(app) as server:
         client = await server.connect()
@@ -360,7 +360,7 @@ async def test_after_the_answer_receive_says_disconnect_and_no_callback_is_calle
     heard: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["extensions"]["hydragate.disconnect"](lambda: heard.append("callback"))
+        scope["extensions"]["hydragate.cycle"].on_disconnect(lambda: heard.append("callback"))
         await hello(scope, receive, send)
         heard.append((await receive())["type"])
 

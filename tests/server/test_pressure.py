@@ -37,7 +37,7 @@ class Sender:
         self.sent, self.gone = 0, False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        scope["extensions"]["hydragate.disconnect"](lambda: setattr(self, "gone", True))
+        scope["extensions"]["hydragate.cycle"].on_disconnect(lambda: setattr(self, "gone", True))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (100 * MB))]})
         for left in range(99, -1, -1):
             for part in range(16):
