@@ -81,6 +81,7 @@ class Exchange:
         "path_tail",
         "peer_ip",
         "peer_trusted",
+        "plain",
         "port",
         "query",
         "raw_path",
@@ -128,6 +129,7 @@ class Exchange:
         self.client_ip = peer_ip  # after trusted X-Forwarded-For
         self.forwarded_for = b""  # a trusted proxy's X-Forwarded-For, to be continued
         self.path = ""  # normalised reading: what routes match on
+        self.plain = True  # nobody could read the path differently
         self.body = body  # None: the request has none
         self.content_length: int | None = None  # None: unknown (chunked) or no body
         self.config_version = 0

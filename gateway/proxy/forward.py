@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.proxy.balancer import Balancer, TargetState
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.messages import UpstreamRequest
-from gateway.proxy.paths import climbs, is_plain
+from gateway.proxy.paths import climbs
 from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
@@ -151,17 +152,26 @@ def _request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, field
         host = exchange.authority if route.preserve_host else b""
     if exchange.body is not None and exchange.content_length is None:
         pairs.append((b"transfer-encoding", b"chunked"))
-    peer = exchange.peer_ip.encode()
-    chain = exchange.forwarded_for
-    pairs.append((b"x-forwarded-for", chain + b", " + peer if chain else peer or b"unknown"))
-    pairs.append((b"x-forwarded-proto", exchange.scheme.encode()))
-    pairs.append((b"x-forwarded-host", exchange.authority))
-    pairs.append((b"x-forwarded-port", b"%d" % exchange.port))
-    pairs.append((b"x-real-ip", exchange.client_ip.encode() or b"unknown"))
-    if prefix := _stripped_prefix(exchange):
+    pairs += _forwarded(
+        exchange.peer_ip, exchange.client_ip, exchange.forwarded_for, exchange.scheme, exchange.authority, exchange.port
+    )
+    if route.strip_path and (prefix := _stripped_prefix(exchange, route)):
         pairs.append((b"x-forwarded-prefix", prefix))
     fields.append_token(pairs, b"via", VIA)
     return host, pairs
+
+
+@lru_cache(maxsize=4096)
+def _forwarded(peer_ip: str, client_ip: str, chain: bytes, scheme: str, authority: bytes, port: int) -> fields.Pairs:
+    """The same for every request of a connection."""
+    peer = peer_ip.encode()
+    return [
+        (b"x-forwarded-for", chain + b", " + peer if chain else peer or b"unknown"),
+        (b"x-forwarded-proto", scheme.encode()),
+        (b"x-forwarded-host", authority),
+        (b"x-forwarded-port", b"%d" % port),
+        (b"x-real-ip", client_ip.encode() or b"unknown"),
+    ]
 
 
 def _request_target(exchange: Exchange, route: RouteSpec) -> bytes:
@@ -174,15 +184,13 @@ def _request_target(exchange: Exchange, route: RouteSpec) -> bytes:
             path = exchange.path_tail.encode("ascii") or b"/"
         else:
             path = exchange.raw_path
-    if path is not exchange.raw_path and not is_plain(exchange.raw_path) and climbs(path):
+    if not exchange.plain and path is not exchange.raw_path and climbs(path):
         raise AmbiguousPath("Read differently, this path would leave its route. Send it without encoded dot segments.")
     query = exchange.query if exchange.upstream_query is None else exchange.upstream_query
     return path + b"?" + query if query else path
 
 
-def _stripped_prefix(exchange: Exchange) -> bytes:
-    route = exchange.route
-    assert route is not None
-    if not route.strip_path or route.path_rewrite or exchange.upstream_path is not None:
+def _stripped_prefix(exchange: Exchange, route: RouteSpec) -> bytes:
+    if route.path_rewrite or exchange.upstream_path is not None:
         return b""
     return exchange.path[: len(exchange.path) - len(exchange.path_tail)].rstrip("/").encode("ascii")

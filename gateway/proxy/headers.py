@@ -39,7 +39,10 @@ def put(pairs: Pairs, name: bytes, value: bytes) -> None:
 def append_token(pairs: Pairs, name: bytes, token: bytes) -> None:
     """Add one member to a comma-separated list field (`Vary`, `Via`), joining repeats into one line (RFC 9110 §5.3)."""
     values = get_all(pairs, name)
-    put(pairs, name, b", ".join([*values, token]))
+    if values:
+        put(pairs, name, b", ".join([*values, token]))
+    else:
+        pairs.append((name, token))
 
 
 def connection_options(pairs: Iterable[Pair]) -> frozenset[bytes]:
@@ -51,12 +54,20 @@ def connection_options(pairs: Iterable[Pair]) -> frozenset[bytes]:
     return frozenset(options)
 
 
-def end_to_end(pairs: Iterable[Pair]) -> Pairs:
+def end_to_end(pairs: Pairs) -> Pairs:
     """The pairs without hop-by-hop fields and without fields that `Connection` names (RFC 9110 §7.6.1)."""
-    named = connection_options(pairs)
-    if not named or named <= _HARMLESS:
-        return [pair for pair in pairs if pair[0] not in HOP_BY_HOP]
-    return [pair for pair in pairs if pair[0] not in HOP_BY_HOP and pair[0] not in named]
+    kept: Pairs = []
+    named = False
+    for pair in pairs:
+        if pair[0] not in HOP_BY_HOP:
+            kept.append(pair)
+        elif pair[0] == b"connection" and pair[1] not in _USUAL:
+            named = True
+    if named:
+        options = connection_options(pairs)
+        return [pair for pair in kept if pair[0] not in options]
+    return kept
 
 
-_HARMLESS = frozenset({b"keep-alive", b"close", b"upgrade", b"te", b""})
+#: What `Connection` says in nearly every answer, which names no field that is not hop-by-hop anyway.
+_USUAL = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close", b"upgrade", b"Upgrade"})

@@ -16,7 +16,7 @@ import re2
 
 from gateway.proxy.errors import AmbiguousPath
 from gateway.proxy.headers import Pairs
-from gateway.proxy.paths import is_plain, other_readings
+from gateway.proxy.paths import other_readings
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import FieldCondition, RouteSpec
 
@@ -40,6 +40,7 @@ class _Entry(Generic[T]):
     value: T
     pattern: Pattern | None  # None: any path
     free: bool  # no methods, header or query conditions
+    lead: int = -1  # characters before the final `/*`, where nothing else varies
     regex: Any = None  # compiled: the library itself remembers 128
 
 
@@ -91,7 +92,9 @@ class _Bucket(Generic[T]):
             (node.tails if pattern.tail else node.ends).append(entry)
 
     def candidates(self, path: str) -> list[_Entry[T]]:
-        found = [*self.any, *self.exact.get(path, ())]
+        found = self.any.copy()
+        if path in self.exact:
+            found += self.exact[path]
         if self.root.literals or self.root.parameter or self.root.tails:
             segments = path.split("/")
             _walk(self.root, segments, 1, found)
@@ -131,22 +134,25 @@ class Index(Generic[T]):
         by_host: dict[str, list[_Entry[T]]] = {}
         for rank, (route, value, host, pattern) in enumerate(rows):
             free = not (route.methods or route.headers or route.query)
-            by_host.setdefault(host, []).append(_Entry(rank, route, value, pattern, free))
+            by_host.setdefault(host, []).append(_Entry(rank, route, value, pattern, free, _lead(pattern)))
         buckets = {host: _Bucket(entries) for host, entries in by_host.items()}
         self._anywhere = buckets.pop("", None)
+        self._of_all = () if self._anywhere is None else (self._anywhere,)
         self._hosts = {host: bucket for host, bucket in buckets.items() if not host.startswith("*")}
         self._suffixes = {host[1:]: bucket for host, bucket in buckets.items() if host.startswith("*")}
 
-    def match(self, host: str, path: str, raw: bytes, method: str, headers: Pairs, query: bytes) -> Match[T] | None:
-        """`path` is `normalise(raw)`. Raises AmbiguousPath."""
+    def match(self, host: str, path: str, odd: bytes, method: str, headers: Pairs, query: bytes) -> Match[T] | None:
+        """`path` in normal form; `odd`: the client's own bytes if not `is_plain`, else none. Raises AmbiguousPath."""
         entry = self._find(host, path, method, headers, query)
-        if not is_plain(raw):
-            for reading in other_readings(raw):
+        if odd:
+            for reading in other_readings(odd):
                 other = self._find(host, reading, method, headers, query)
                 if (other and other.route) is not (entry and entry.route):
                     raise AmbiguousPath()
         if entry is None:
             return None
+        if entry.lead >= 0:
+            return Match(entry.value, entry.route, {}, path[entry.lead :])
         params, tail = _extract(entry.pattern, entry.regex, path)
         return Match(entry.value, entry.route, params, tail)
 
@@ -160,7 +166,10 @@ class Index(Generic[T]):
                     best = entry
         return best
 
-    def _buckets(self, host: str) -> Iterator[_Bucket[T]]:
+    def _buckets(self, host: str) -> Iterable[_Bucket[T]]:
+        return self._of_host(host) if self._hosts or self._suffixes else self._of_all
+
+    def _of_host(self, host: str) -> Iterator[_Bucket[T]]:
         if (exact := self._hosts.get(host)) is not None:
             yield exact
         if self._suffixes:
@@ -208,6 +217,12 @@ def _header_holds(condition: FieldCondition, headers: Pairs) -> bool:
 
 def _condition_holds(condition: FieldCondition, found: list[str]) -> bool:
     return any(value in condition.values for value in found) if condition.values else bool(found)
+
+
+def _lead(pattern: Pattern | None) -> int:
+    if pattern is None or not pattern.tail or pattern.names:
+        return -1
+    return sum(1 + len(segment or "") for segment in pattern.segments)
 
 
 def _extract(pattern: Pattern | None, regex: Any, path: str) -> tuple[dict[str, str], str]:

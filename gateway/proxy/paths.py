@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 from gateway.proxy.errors import BadPath
 
 #: What makes a path worth a second look; everything else is its own normal form.
-_NOT_PLAIN = re.compile(rb"[^A-Za-z0-9\-._~!$&'()*+,=:@/]|//|/\.")
+_NOT_PLAIN = re.compile(rb"[^A-Za-z0-9\-._~!$&'()*+,=:@/]|//|/\.|\A(?!/)")
 #: The longest that is looked at twice: reading it in every way costs some 0.3 ms per kB.
 MAX_ODD_BYTES = 4096
 _CONTROL = re.compile(rb"[\x00-\x20\x7f]")
@@ -24,7 +24,7 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 
 
 def is_plain(raw: bytes) -> bool:
-    """True for a path that every server reads in the same way."""
+    """True for a path that every server reads in the same way; then it is its own normal form."""
     return _NOT_PLAIN.search(raw) is None
 
 

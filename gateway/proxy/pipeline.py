@@ -22,7 +22,7 @@ from gateway.proxy.errors import ClientClosed, GatewayError, NoRoute, NotReady, 
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.headers import remove
-from gateway.proxy.paths import normalise
+from gateway.proxy.paths import is_plain, normalise
 from gateway.proxy.table import AccessHook, Chain, RoutingTable
 
 logger = logging.getLogger("gateway.proxy")
@@ -66,9 +66,11 @@ class Pipeline:
             raise NotReady()
         exchange.config_version = table.version
         self._downstream.read(exchange)
-        exchange.path = normalise(exchange.raw_path)
+        raw = exchange.raw_path
+        exchange.plain = plain = is_plain(raw)
+        exchange.path = path = raw.decode("ascii") if plain else normalise(raw)
         match = table.index.match(
-            exchange.host, exchange.path, exchange.raw_path, exchange.method, exchange.headers, exchange.query
+            exchange.host, path, b"" if plain else raw, exchange.method, exchange.headers, exchange.query
         )
         if match is None:
             raise NoRoute()
@@ -76,7 +78,8 @@ class Pipeline:
         branch = match.value.choose(random)
         exchange.upstream = branch.upstream
         exchange.chain = branch.chain_for(0)
-        self._forwarder.check_body(exchange, match.route)
+        if exchange.content_length:
+            self._forwarder.check_body(exchange, match.route)
 
         answer = None
         if branch.identify:

@@ -72,7 +72,7 @@ class TargetTransport(httpx.AsyncBaseTransport):
         deadline_s = asyncio.get_running_loop().time() + total_s if total_s else inf
         deadline_s = min(deadline_s, request.extensions.get("deadline_s", inf))
         try:
-            connection = pool.take_idle() or await pool.acquire(deadline_s)
+            connection = pool.take_idle(replayable) or await pool.acquire(deadline_s)
             used, answer = connection.used, _Stream(method, pairs, deadline_s)
             try:
                 await connection.exchange(answer, head, body, length)

@@ -20,7 +20,7 @@ from gateway.proxy.downstream import host_name
 from gateway.proxy.errors import BadRequest, NoRoute
 from gateway.proxy.headers import Pairs
 from gateway.proxy.match import Index, Match
-from gateway.proxy.paths import normalise
+from gateway.proxy.paths import is_plain, normalise
 from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot
 from gateway.proxy.table import Settings
@@ -61,7 +61,8 @@ class Asked:
     def find(self, index: Index[RouteSpec]) -> Match[RouteSpec] | None:
         """Raises BadRequest."""
         path = normalise(self.raw_path)
-        return index.match(self.host, path, self.raw_path, self.method, self.headers, self.query)
+        odd = b"" if is_plain(self.raw_path) else self.raw_path
+        return index.match(self.host, path, odd, self.method, self.headers, self.query)
 
 
 class Live:
