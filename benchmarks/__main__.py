@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, report, rounds, upstream
+from benchmarks import load, report, rounds, trial, upstream
 from benchmarks.cases import ABSENT, CASES
-from benchmarks.peers import HERE, PEERS, Absent, version_of
+from benchmarks.peers import PEERS, version_of
+from benchmarks.place import HERE, Absent
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "commit": commit(), "machine": report.machine(),
         "interpreter": report.interpreter(), "versions": versions(asked.peers), "generator": load.generator(),
-        "upstream": upstream.kind(), "connections": rounds.CONNECTIONS, "seconds": asked.seconds,
+        "upstream": upstream.kind(), "connections": trial.CONNECTIONS, "seconds": asked.seconds,
         "rounds": asked.rounds,
     }  # fmt: skip
     cases = [CASES[name] for name in asked.cases if name in CASES]
