@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--peers", type=names(PEERS), default=list(PEERS), metavar="A,B", help=f"{', '.join(PEERS)}; empty: only us"
     )
-    made.add_argument("--seconds", type=float, default=5.0, help="of load, per contender and round (default: 5)")
+    made.add_argument("--seconds", type=float, default=4.0, help="of load, per contender and round (default: 4)")
     made.add_argument("--rounds", type=int, default=3, help="turns that everybody gets (default: 3)")
     made.add_argument("--json", type=Path, metavar="FILE", help="raw rows, ratios, versions")
     made.add_argument("--save", action="store_true", help="write benchmarks/results/<date>-<commit>.json and .md")

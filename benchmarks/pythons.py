@@ -8,14 +8,14 @@ import sys
 
 from benchmarks.cases import Case
 from benchmarks.measure import Command
-from benchmarks.place import HERE, Absent, Place, only_forwards, package, target
+from benchmarks.place import HERE, Absent, Place, package, target
 
-PYTHON_CASES = ("plain", "post-10k")  # they are far from us: the other cases would only take time
+FRONT_CASES = ("plain", "policies", "post-10k", "latency")  # where the front makes a difference
 
 
 def django(case: Case, place: Place) -> Command:
     """What a Django developer would write, on stock daphne: see `django_way/`."""
-    few(case, "it is a view that forwards")
+    plainly(case)
     return daphne("benchmarks.django_way.asgi:application", place)
 
 
@@ -33,7 +33,7 @@ def daphne(application: str, place: Place) -> Command:
 
 def fastapi(case: Case, place: Place) -> Command:
     """fastapi-proxy-lib, as its documentation says, on uvicorn: see `fastapi_way.py`."""
-    few(case, "it has no rate limit in Redis")
+    plainly(case)
     package("fastapi-proxy-lib", target("fastapi"))
     arguments = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(place.port), "--loop", "uvloop"]
     arguments += ["--http", "httptools", "--log-level", "warning", "--no-access-log", "benchmarks.fastapi_way:app"]
@@ -43,7 +43,7 @@ def fastapi(case: Case, place: Place) -> Command:
 
 def litellm(case: Case, place: Place) -> Command:
     """LiteLLM's proxy server with a pass-through endpoint and no model, key or database."""
-    few(case, "its limits are for models")
+    plainly(case)
     package("litellm", target("litellm"))
     endpoint = {"path": case.path, "target": f"{upstream(place)}{case.path}"}
     settings = {"pass_through_endpoints": [endpoint], "dangerously_permit_weak_or_unset_master_key": True}
@@ -56,8 +56,8 @@ def litellm(case: Case, place: Place) -> Command:
 
 def granian(case: Case, place: Place) -> Command:
     """Our own application behind a front in Rust: no supervisor, no recorder, so no usage is shipped."""
-    if case.routes > 1 or case.workers > 1:
-        raise Absent("it is a check on our front, not on what lies behind")
+    if case.name not in FRONT_CASES:
+        raise Absent(f"it is a check on our front, asked only in {', '.join(FRONT_CASES)}")
     package("granian", target())
     arguments = [sys.executable, "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
     arguments += ["--port", str(place.port), "--workers", "1", "--loop", "uvloop", "--no-ws", "--log-level", "warning"]
@@ -71,10 +71,9 @@ def granian(case: Case, place: Place) -> Command:
     return Command([*arguments, "gateway.asgi:application"], environment)
 
 
-def few(case: Case, reason: str) -> None:
-    only_forwards(case, reason)
-    if case.name not in PYTHON_CASES:
-        raise Absent(f"asked only in {' and '.join(PYTHON_CASES)}, to save time")
+def plainly(case: Case) -> None:
+    if case.name != "plain":
+        raise Absent("asked only in plain: it is so far from us that the others would only take time")
 
 
 def upstream(place: Place) -> str:
