@@ -25,7 +25,8 @@ scale: venv  ## open every page with a million requests in the last day
 bench: bench-peers  ## measure us and others, into benchmarks/results (ARGS="--cases plain --peers traefik")
 	$(PY) -m benchmarks --save $(ARGS)
 
-bench-peers: $(VENV)/bench  ## the programs to compare with, beside the virtual environment's own packages
+PEERS := $(addprefix $(VENV)/,bench bench-fastapi bench-litellm)
+bench-peers: $(PEERS)  ## what to compare with, apart from our own packages
 
 lint: venv  ## style and layers
 	$(PY) -m ruff check
@@ -58,8 +59,9 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "Python has no venv here. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
-$(VENV)/bench: | venv
-	$(VENV)/bin/uv pip install -q --target $@ --group bench
+# What cannot be had is no error: the report names it as absent.
+$(PEERS): | venv
+	-$(VENV)/bin/uv pip install -q --python $(PY) --target $@ --group $(notdir $@)
 
 # A stamp says which lock is installed; the development lock holds everything of the other one, in the same versions.
 $(VENV)/installed-run: requirements.lock | $(PY)

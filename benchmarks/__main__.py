@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, report, rounds, upstream
+from benchmarks import load, report, rounds, trial, upstream
 from benchmarks.cases import ABSENT, CASES
-from benchmarks.peers import HERE, PEERS, Absent, version_of
+from benchmarks.peers import PEERS, version_of
+from benchmarks.place import HERE, Absent
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--peers", type=names(PEERS), default=list(PEERS), metavar="A,B", help=f"{', '.join(PEERS)}; empty: only us"
     )
-    made.add_argument("--seconds", type=float, default=5.0, help="of load, per contender and round (default: 5)")
+    made.add_argument("--seconds", type=float, default=4.0, help="of load, per contender and round (default: 4)")
     made.add_argument("--rounds", type=int, default=3, help="turns that everybody gets (default: 3)")
     made.add_argument("--json", type=Path, metavar="FILE", help="raw rows, ratios, versions")
     made.add_argument("--save", action="store_true", help="write benchmarks/results/<date>-<commit>.json and .md")
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "commit": commit(), "machine": report.machine(),
         "interpreter": report.interpreter(), "versions": versions(asked.peers), "generator": load.generator(),
-        "upstream": upstream.kind(), "connections": rounds.CONNECTIONS, "seconds": asked.seconds,
+        "upstream": upstream.kind(), "connections": trial.CONNECTIONS, "seconds": asked.seconds,
         "rounds": asked.rounds,
     }  # fmt: skip
     cases = [CASES[name] for name in asked.cases if name in CASES]

@@ -10,11 +10,15 @@ SMALL = b"hello, world\n" * 8
 LARGE_BYTES = 1024 * 1024
 POSTED = b'{"text": "' + b"x" * (10_000 - 12) + b'"}'
 ROUTES = 10_000
+BULK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`policies`: limits and accounting as far as the peer has them. `held`: connections kept, memory is measured."""
+    """`policies`: limits and accounting as far as the peer has them. `held`: connections kept, memory is measured.
+    `at_share`: requests at a constant rate, this share of our own maximum. `bulk_bytes`: sent through to a slow side
+    each way, memory is measured. `alone`: only we are asked. `most_rounds`: more would tell nothing new.
+    """
 
     name: str
     path: str = "/small"
@@ -25,6 +29,11 @@ class Case:
     policies: bool = False
     routes: int = 1
     held: int = 0
+    at_share: float = 0.0
+    bulk_bytes: int = 0
+    workers: int = 1
+    alone: bool = False
+    most_rounds: int = 100
 
 
 CASES = {
@@ -35,7 +44,10 @@ CASES = {
         Case("post-10k", method="POST", body=POSTED, headers={"Content-Type": "application/json"}),
         Case("large", path="/large", answer_bytes=LARGE_BYTES),
         Case("routes-10k", path=f"/r{ROUTES // 2}/small", routes=ROUTES),
-        Case("idle-10k", held=10_000),
+        Case("latency", at_share=0.5),
+        Case("scale", alone=True),
+        Case("idle-10k", held=10_000, most_rounds=1),
+        Case("slow", bulk_bytes=BULK_BYTES, most_rounds=1),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Ourselves: `manage.py serve --role proxy --workers 1`, configured as an operator would, on embedded servers.
+"""Ourselves: `manage.py serve --role proxy`, configured as an operator would, on embedded servers.
 
 PostgreSQL and Valkey run beside the load, as the peers' Redis does; their CPU time is nobody's.
 """
@@ -18,7 +18,7 @@ import psycopg
 
 from benchmarks.cases import Case, document
 from benchmarks.measure import Command
-from benchmarks.peers import Place
+from benchmarks.place import Place
 from gateway import embedded
 from gateway.environment import ROOT
 
@@ -30,12 +30,11 @@ class Ours:
     """One database and one data directory for each case, made at its first use."""
 
     servers: embedded.Servers
-    upstream_port: int
     headers: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     def command(self, case: Case, place: Place) -> Command:
         """Call `prepare` before."""
-        words = ["manage.py", "serve", "--role", "proxy", "--workers", "1"]
+        words = ["manage.py", "serve", "--role", "proxy", "--workers", str(case.workers)]
         return Command([sys.executable, str(ROOT / words[0]), *words[1:]], self.environment(case, place.port))
 
     def environment(self, case: Case, port: int) -> dict[str, str]:
@@ -52,13 +51,13 @@ class Ours:
             "GATEWAY_LOG_LEVEL": "warning",
         }
 
-    def prepare(self, case: Case) -> Mapping[str, str]:
+    def prepare(self, case: Case, upstream_port: int) -> Mapping[str, str]:
         """The headers a client needs. Does its work once per case."""
         if case.name not in self.headers:
             self._create(database(case))
             self.manage(case, "migrate", "--verbosity", "0")
             file = self.servers.data_dir / f"{database(case)}.json"  # JSON is YAML
-            file.write_text(json.dumps(document(case, self.upstream_port)))
+            file.write_text(json.dumps(document(case, upstream_port)))
             self.manage(case, "config", "import", "--wait", "0", str(file))
             words = ("key", "create", "--consumer", "benchmark", "--create-consumer", "--quiet")
             self.headers[case.name] = {"apikey": self.manage(case, *words).strip()} if case.policies else {}
@@ -82,6 +81,6 @@ def database(case: Case) -> str:
 
 
 @contextlib.contextmanager
-def ready(directory: Path, upstream_port: int) -> Iterator[Ours]:
+def ready(directory: Path) -> Iterator[Ours]:
     with embedded.servers(directory / "servers") as servers:
-        yield Ours(servers, upstream_port)
+        yield Ours(servers)

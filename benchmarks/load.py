@@ -12,12 +12,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import httptools
 
+from benchmarks.answer import Answer, Loaded, loaded
 from benchmarks.cases import Case
 
 TIMEOUT_S = 30
@@ -34,17 +34,6 @@ done = function(summary, latency, requests)
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """`errors`: answers that are not 2xx or 3xx, and connections that broke."""
-
-    requests: int
-    seconds: float
-    errors: int
-    p50_ms: float
-    p99_ms: float
 
 
 def generator() -> str:
@@ -126,12 +115,8 @@ async def bundled(request: bytes, port: int, connections: int, seconds: float) -
         client.stopping = True
     taken_s = time.perf_counter() - begun_s
     _, late = await asyncio.wait([client.closed for client in clients], timeout=TIMEOUT_S)
-    times_s = sorted(each for client in clients for each in client.times_s)
     errors = sum(client.errors for client in clients) + len(late)
-    if not times_s:
-        raise RuntimeError("no answer came at all")
-    middle, late_s = times_s[len(times_s) // 2], times_s[len(times_s) * 99 // 100]
-    return Loaded(len(times_s), taken_s, errors, middle * 1e3, late_s * 1e3)
+    return loaded((each for client in clients for each in client.times_s), taken_s, errors)
 
 
 def ask_once(case: Case, port: int, headers: Mapping[str, str]) -> socket.socket:
@@ -152,16 +137,3 @@ def ask_once(case: Case, port: int, headers: Mapping[str, str]) -> socket.socket
         connection.close()
         raise
     return connection
-
-
-class Answer:
-    def __init__(self) -> None:
-        self.parser = httptools.HttpResponseParser(self)
-        self.size = 0
-        self.complete = False
-
-    def on_body(self, body: bytes) -> None:
-        self.size += len(body)
-
-    def on_message_complete(self) -> None:
-        self.complete = True

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,9 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 CHILDREN_OF_THE_DEAD = slice(13, 15)  # cutime, cstime: of children that were waited for
 
 
-def cores() -> tuple[int, int]:
-    """(for the load and everything behind, for what is measured). The same one twice if there is only one."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return allowed[0], allowed[-1]
+def cores() -> list[int]:
+    """The first is for the load and everything behind, the last ones for what is measured."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def free_port() -> int:
@@ -38,12 +37,12 @@ class Command:
 
 
 @contextlib.contextmanager
-def started(command: Command, directory: Path, core: int | None) -> Iterator[int]:
-    """Its process id. Ends it and whatever it started, in whatever way the block ends."""
+def started(command: Command, directory: Path, cores: Iterable[int] = ()) -> Iterator[int]:
+    """Its process id. On these cores, or on any. Ends it and whatever it started, in whatever way the block ends."""
     with (directory / "log").open("ab") as log:
         process = subprocess.Popen(
             command.arguments, cwd=directory, env={**os.environ, **command.environment}, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
+            stdout=log, stderr=log, preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         )  # fmt: skip
     try:
         yield process.pid

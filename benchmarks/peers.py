@@ -6,45 +6,14 @@ What the machine lacks, or what a peer cannot do, raises `Absent` with the reaso
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
+from benchmarks import pythons
 from benchmarks.cases import Case
 from benchmarks.measure import Command
-
-HERE = Path(__file__).resolve().parent
-WHEELS = ("traefik", "caddy")  # the group `bench` of pyproject.toml
-
-
-class Absent(Exception):
-    """Why there is nothing to compare with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a peer runs: an empty directory, the ports to listen on and to forward to, Redis for counters."""
-
-    directory: Path
-    port: int
-    upstream_port: int
-    redis_socket: str
-
-
-def program(name: str) -> str:
-    """Beside the interpreter, in `<venv>/bench/bin` (`make bench-peers`), or on the PATH."""
-    places = (Path(sys.executable).parent, Path(sys.prefix) / "bench" / "bin")
-    for place in places:
-        if (place / name).exists():
-            return str(place / name)
-    found = shutil.which(name)
-    if not found:
-        raise Absent(f"there is no {name} here" + (", `make bench-peers` brings it" if name in WHEELS else ""))
-    return found
+from benchmarks.place import Absent, Place, only_forwards, package, program, target
 
 
 def traefik(case: Case, place: Place) -> Command:
@@ -95,6 +64,8 @@ http {{
 
 def nginx(case: Case, place: Place) -> Command:
     only_forwards(case, "it has no rate limit in Redis")
+    if case.bulk_bytes:
+        raise Absent("it buffers bodies on disk")
     (place.directory / "nginx.conf").write_text(NGINX.format(place=place))
     log = f"{place.directory}/error.log"
     return Command([program("nginx"), "-e", log, "-p", str(place.directory), "-c", "nginx.conf"], {})
@@ -124,46 +95,29 @@ def haproxy(case: Case, place: Place) -> Command:
     return Command([program("haproxy"), "-db", "-f", "haproxy.cfg"], {})
 
 
-def django(case: Case, place: Place) -> Command:
-    """What a Django developer would write, on stock daphne: see `django_way/`."""
-    only_forwards(case, "it is a view that forwards")
-    return daphne("benchmarks.django_way.asgi:application", place)
-
-
-def hello(case: Case, place: Place) -> Command:
-    """Stock daphne answers by itself: the least that any gateway on it can cost."""
-    if case.name != "plain":
-        raise Absent("it forwards nothing")
-    return daphne("benchmarks.hello:application", place)
-
-
-def daphne(application: str, place: Place) -> Command:
-    arguments = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(place.port), "-v", "0", application]
-    upstream = f"http://127.0.0.1:{place.upstream_port}"
-    return Command(arguments, {"PYTHONPATH": str(HERE.parent), "BENCHMARK_UPSTREAM": upstream})
-
-
-def only_forwards(case: Case, reason: str) -> None:
-    if case.policies:
-        raise Absent(reason)
-    if case.routes > 1:
-        raise Absent("its configuration has one route here")
-
-
 PEERS: dict[str, Callable[[Case, Place], Command]] = {
     "traefik": traefik,
     "caddy": caddy,
     "nginx": nginx,
     "haproxy": haproxy,
-    "daphne-hello": hello,
-    "django-way": django,
+    "daphne-hello": pythons.hello,
+    "django-way": pythons.django,
+    "fastapi-proxy-lib": pythons.fastapi,
+    "litellm": pythons.litellm,
+    "granian": pythons.granian,
 }
 
+#: Servers that run our own application: clients need the headers they need with us, and the environment is ours.
+OURSELVES_ON = ("granian",)
+
 SAYS_VERSION = {"traefik": "version", "caddy": "version", "nginx": "-v", "haproxy": "-v"}
+PACKAGES = {"fastapi-proxy-lib": "fastapi", "litellm": "litellm", "granian": ""}
 
 
 def version_of(peer: str) -> str:
     """Raises Absent."""
+    if peer in PACKAGES:
+        return package(peer, target(PACKAGES[peer]))
     if peer not in SAYS_VERSION:
         return f"daphne {version('daphne')}, Django {version('django')}, httpx {version('httpx')}"
     done = subprocess.run([program(peer), SAYS_VERSION[peer]], capture_output=True, text=True, timeout=20)

@@ -13,7 +13,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.gateway import NAME
-from benchmarks.rounds import Row
+from benchmarks.rounds import NO_GATEWAY
+from benchmarks.row import Row
 
 
 def ratios(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -44,6 +45,23 @@ def ratios(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
+def added(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """What each gateway adds to the upstream's own latency at the same rate: percentile minus percentile of the same
+    round, medians of the rounds. Not the percentile of the differences, which nobody can measure."""
+    good = {(row.case, row.peer, row.round): row for row in rows if not row.errors}
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for (case, peer, number), row in good.items():
+        bare = good.get((case, NO_GATEWAY, number))
+        if bare and peer != NO_GATEWAY:
+            each = (row.requests_per_s, row.p50_ms - bare.p50_ms, row.p99_ms - bare.p99_ms)
+            found.setdefault((case, peer), []).append(each)
+    return [
+        {"case": case, "peer": peer, "requests_per_s": round(rate), "p50_ms": round(p50, 3), "p99_ms": round(p99, 3)}
+        for (case, peer), each in found.items()
+        for rate, p50, p99 in [map(median, zip(*each, strict=True))]
+    ]
+
+
 def machine() -> dict[str, Any]:
     """What a reader must know to compare, and nothing that names it."""
     model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
@@ -66,7 +84,7 @@ def interpreter() -> dict[str, str]:
 
 def as_json(report: dict[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
     rows = list(rows)
-    return {**report, "ratios": ratios(rows), "rows": [asdict(row) for row in rows]}
+    return {**report, "ratios": ratios(rows), "added": added(rows), "rows": [asdict(row) for row in rows]}
 
 
 def markdown(report: dict[str, Any], rows: Iterable[Row]) -> str:
@@ -84,12 +102,29 @@ def markdown(report: dict[str, Any], rows: Iterable[Row]) -> str:
         "| case | peer | requests/s | p50 ms | p99 ms | CPU µs | RSS MB | kB/connection | ours/theirs | spread |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for case, peer in dict.fromkeys((row.case, row.peer) for row in rows):
+    for case, peer in dict.fromkeys((row.case, row.peer) for row in rows if row.grown_down_mb is None):
         mine = [row for row in rows if (row.case, row.peer) == (case, peer)]
         lines.append(line(case, peer, mine, by_pair.get((case, peer))))
+    lines += latencies(rows) + growths(rows)
     if report["absent"]:
         lines += ["", *(f"- {what}: not measured, {why}." for what, why in report["absent"].items())]
     return "\n".join(lines) + "\n"
+
+
+def latencies(rows: list[Row]) -> list[str]:
+    lines = [f"| {e['peer']} | {e['requests_per_s']} | {e['p50_ms']:.2f} | {e['p99_ms']:.2f} |" for e in added(rows)]
+    head = ["", "| latency added by | requests/s | p50 ms | p99 ms |", "|---|---|---|---|"]
+    return [*head, *lines] if lines else []
+
+
+def growths(rows: list[Row]) -> list[str]:
+    lines = [
+        f"| {row.peer} | {row.grown_down_mb:.1f} | {row.grown_up_mb:.1f} |"
+        for row in rows
+        if row.grown_down_mb is not None
+    ]
+    head = ["", "| memory for 1 GB | to a slow reader, MB | to a slow upstream, MB |", "|---|---|---|"]
+    return [*head, *lines] if lines else []
 
 
 def line(case: str, peer: str, rows: list[Row], ratio: dict[str, Any] | None) -> str:

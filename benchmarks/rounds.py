@@ -5,129 +5,133 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import gateway, load, upstream
 from benchmarks.cases import CASES, Case
 from benchmarks.gateway import NAME, Ours
-from benchmarks.measure import Command, cores, cpu_s, free_port, rss_bytes, settle, started, wait_until
-from benchmarks.peers import PEERS, Absent, Place
+from benchmarks.measure import Command, cores, free_port, started, wait_until
+from benchmarks.peers import OURSELVES_ON, PEERS
+from benchmarks.place import Absent, Place
+from benchmarks.row import Row
+from benchmarks.trial import Trial
 
-CONNECTIONS = 32
-WARM_UP_S = 1.0
-START_S = 30.0
+START_S = 60.0  # LiteLLM takes a quarter of it
+MAXIMUM_S = 2.0
 PLAIN_OF_OURS = f"{NAME}, plain"
-Contender = tuple[str, Case, Callable[[Case, Place], Command], Mapping[str, str]]
+TWO_WORKERS = f"{NAME}, 2 workers"
+NO_GATEWAY = "no gateway"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One contender in one round. `kb_per_connection` instead of requests for the cases that hold connections."""
+class Contender:
+    """`case`: what it is set up for, mostly what is asked. Without a `command` the upstream itself is asked."""
 
-    case: str
-    peer: str
-    round: int
-    rss_mb: float
-    rss_largest_mb: float
-    errors: int = 0
-    requests: int = 0
-    requests_per_s: float = 0.0
-    p50_ms: float = 0.0
-    p99_ms: float = 0.0
-    cpu_us: float = 0.0
-    kb_per_connection: float = 0.0
+    name: str
+    case: Case
+    command: Callable[[Case, Place], Command] | None
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What all contenders of a case share. `per_s`: the rate of the cases that have one."""
+
+    ours: Ours
+    directory: Path
+    cores: list[int]
+    upstream_port: int
+    seconds: float
+    per_s: float = 0.0
 
 
 def measured(
     cases: list[Case], peers: list[str], rounds: int, seconds: float, absent: dict[str, str], say: Callable[[str], None]
 ) -> Iterator[Row]:
     """Everything it starts is stopped when it ends. Adds to `absent` what could not be measured, and why."""
-    load_core, core = cores()  # asked before `pinned` leaves us only one of them
-    with tempfile.TemporaryDirectory(prefix="hg-bench-") as name, pinned(load_core), many_files():
+    allowed = cores()  # asked before `pinned` leaves us only one of them
+    with tempfile.TemporaryDirectory(prefix="hg-bench-") as name, pinned(allowed[0]), many_files():
         directory = Path(name)
         directory.chmod(0o755)  # the embedded servers may run as another account
-        (directory / "upstream").mkdir()
-        with upstream.running(directory / "upstream", load_core) as port, gateway.ready(directory, port) as ours:
+        places = [directory / each for each in ("upstream", "slow")]
+        for place in places:
+            place.mkdir()
+        with (
+            upstream.running(places[0], allowed[0]) as port, upstream.slow(places[1], allowed[0]) as slow_port,
+            gateway.ready(directory) as ours,
+        ):  # fmt: skip
             for case in cases:
                 say(f"{case.name}: preparing")
-                contenders = found(case, peers, ours, directory, absent)
-                for number in range(1, rounds + 1):
-                    for contender in contenders:
-                        try:
-                            row = one(contender, case, number, seconds, ours, directory, core)
-                        except TimeoutError as error:  # a peer's trouble must not cost the others their round
-                            if contender[0] == NAME:
-                                raise
-                            absent[f"{case.name}: {contender[0]}"] = str(error)
-                        else:
-                            say(f"{case.name} {number}/{rounds} {row.peer}: {told(row)}")
-                            yield row
+                stage = Stage(ours, directory, allowed, slow_port if case.bulk_bytes else port, seconds)
+                contenders = found(case, peers, stage, absent)
+                if case.at_share:
+                    stage = replace(stage, per_s=case.at_share * maximum(contenders[0], stage))
+                for number in range(1, min(rounds, case.most_rounds) + 1):
+                    yield from turns(case, number, contenders, stage, absent, say)
 
 
-def found(case: Case, peers: list[str], ours: Ours, directory: Path, absent: dict[str, str]) -> list[Contender]:
+def turns(
+    case: Case, number: int, contenders: list[Contender], stage: Stage, absent: dict[str, str],
+    say: Callable[[str], None],
+) -> Iterator[Row]:  # fmt: skip
+    """A round. A peer's trouble must not cost the others theirs."""
+    for contender in contenders:
+        try:
+            row = one(contender, case, number, stage)
+        except (OSError, ValueError) as error:  # a TimeoutError is an OSError
+            if contender.name == NAME:
+                raise
+            absent[f"{case.name}: {contender.name}"] = str(error)
+        else:
+            say(f"{case.name} {number} {row.peer}: {row}")
+            yield row
+
+
+def found(case: Case, peers: list[str], stage: Stage, absent: dict[str, str]) -> list[Contender]:
     """Ourselves first; then who is there and can do the same work."""
-    contenders: list[Contender] = [(NAME, case, ours.command, ours.prepare(case))]
+    ours = stage.ours
+    own = ours.prepare(case, stage.upstream_port)
+    contenders = [Contender(NAME, case, ours.command, own)]
     if case.routes > 1:
-        contenders.append((PLAIN_OF_OURS, CASES["plain"], ours.command, ours.prepare(CASES["plain"])))
+        plain = CASES["plain"]
+        contenders.append(Contender(PLAIN_OF_OURS, plain, ours.command, ours.prepare(plain, stage.upstream_port)))
+    if case.at_share:
+        contenders.append(Contender(NO_GATEWAY, case, None, {}))
+    if case.alone:
+        return [*contenders, Contender(TWO_WORKERS, replace(case, workers=2), ours.command, own)]
     for peer in peers:
-        trial = Path(tempfile.mkdtemp(dir=directory))
+        trial = Path(tempfile.mkdtemp(dir=stage.directory))
         try:
             PEERS[peer](case, Place(trial, 0, 0, ""))
         except Absent as reason:
             absent[f"{case.name}: {peer}"] = str(reason)
         else:
-            contenders.append((peer, case, PEERS[peer], {}))
+            contenders.append(Contender(peer, case, PEERS[peer], own if peer in OURSELVES_ON else {}))
     return contenders
 
 
-def one(contender: Contender, asked: Case, number: int, seconds: float, ours: Ours, directory: Path, core: int) -> Row:
-    peer, case, command, headers = contender
+def maximum(contender: Contender, stage: Stage) -> float:
+    """Requests a second of a closed loop."""
+    return one(contender, contender.case, 0, replace(stage, seconds=MAXIMUM_S)).requests_per_s
+
+
+def one(contender: Contender, asked: Case, number: int, stage: Stage) -> Row:
+    prefix, case = f"{contender.name.split(',')[0]}-", contender.case
+    row = Row(asked.name, contender.name, number, 0, 0)
     place = Place(
-        Path(tempfile.mkdtemp(prefix=f"{peer.split(',')[0]}-", dir=directory)), free_port(), ours.upstream_port,
-        str(ours.servers.places.valkey_socket),
+        Path(tempfile.mkdtemp(prefix=prefix, dir=stage.directory)), free_port(), stage.upstream_port,
+        str(stage.ours.servers.places.valkey_socket),
     )  # fmt: skip
-    with started(command(case, place), place.directory, core) as pid:
-        wait_until(lambda: answers(case, place.port, headers), f"{peer}'s right answer", START_S)
-        if case.held:
-            return held(Row(asked.name, peer, number, 0, 0), case, place, headers, pid)
-        load.run(case, place.port, headers, CONNECTIONS, WARM_UP_S, place.directory)
-        settle(pid)
-        before_s = cpu_s(pid)
-        loaded = load.run(case, place.port, headers, CONNECTIONS, seconds, place.directory)
-        rss = rss_bytes(pid)
-        settle(pid)
-        return Row(
-            asked.name, peer, number, sum(rss) / 1e6, rss[0] / 1e6, loaded.errors, loaded.requests,
-            loaded.requests / loaded.seconds, loaded.p50_ms, loaded.p99_ms,
-            (cpu_s(pid) - before_s) / max(1, loaded.requests) * 1e6,
-        )  # fmt: skip
-
-
-def held(row: Row, case: Case, place: Place, headers: Mapping[str, str], pid: int) -> Row:
-    """Memory before and with all connections open, each of which had an answer."""
-    load.run(case, place.port, headers, CONNECTIONS, WARM_UP_S, place.directory)
-    settle(pid)
-    before = sum(rss_bytes(pid))
-    with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(load.ask_once(case, place.port, headers)) for _ in range(case.held)]
-        settle(pid)
-        rss = rss_bytes(pid)
-        errors = sum(has_gone(each) for each in connections)
-    grown = (sum(rss) - before) / case.held / 1e3
-    filled = {"rss_mb": sum(rss) / 1e6, "rss_largest_mb": rss[0] / 1e6, "errors": errors, "kb_per_connection": grown}
-    return Row(**{**asdict(row), **filled})
-
-
-def has_gone(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
+    place = replace(place, ours=stage.ours.environment(case, place.port))
+    trial = Trial(case, place.port, contender.headers, 0, place.directory, stage.seconds, stage.per_s)
+    if contender.command is None:
+        return replace(trial, port=stage.upstream_port).measure(row)
+    with started(contender.command(case, place), place.directory, stage.cores[-case.workers :]) as pid:
+        wait_until(lambda: answers(case, place.port, contender.headers), f"{contender.name}'s right answer", START_S)
+        return replace(trial, pid=pid).measure(row)
 
 
 def answers(case: Case, port: int, headers: Mapping[str, str]) -> bool:
@@ -136,13 +140,6 @@ def answers(case: Case, port: int, headers: Mapping[str, str]) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def told(row: Row) -> str:
-    if row.kb_per_connection:
-        return f"{row.kb_per_connection:.1f} kB per connection"
-    errors = f", {row.errors} ERRORS" if row.errors else ""
-    return f"{row.cpu_us:.0f} us CPU/request, {row.requests_per_s:.0f}/s, p99 {row.p99_ms:.1f} ms{errors}"
 
 
 @contextlib.contextmanager

@@ -38,6 +38,16 @@ def kind() -> str:
 
 
 @contextlib.contextmanager
+def slow(directory: Path, core: int) -> Iterator[int]:
+    """The port of the one that takes its time: `bulk`."""
+    port = free_port()
+    command = Command([sys.executable, "-m", "benchmarks.bulk", str(port)], {"PYTHONPATH": str(ROOT)})
+    with started(command, directory, {core}):
+        wait_until(lambda: answers(port), f"slow upstream ({directory}/log)")
+        yield port
+
+
+@contextlib.contextmanager
 def running(directory: Path, core: int) -> Iterator[int]:
     """Its port. `/…/small` answers any method with `SMALL`, `/large` with a megabyte."""
     port = free_port()
@@ -48,7 +58,7 @@ def running(directory: Path, core: int) -> Iterator[int]:
         text = NGINX.format(user=user, place=directory, port=port, small=SMALL.decode().replace("\n", "\\n"))
         (directory / "nginx.conf").write_text(text)
         command = Command(["nginx", "-e", f"{directory}/error.log", "-p", str(directory), "-c", "nginx.conf"], {})
-    with started(command, directory, core):
+    with started(command, directory, {core}):
         wait_until(lambda: answers(port), f"upstream ({directory}/log)")
         yield port
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.protocol import ServerFactory
 
 from gateway.server.head import Head
 from gateway.server.http1 import Connection
+from gateway.server.lean import reactor
 from gateway.server.scope import websocket_scope
 
 _HANDSHAKE = frozenset({

@@ -3,9 +3,6 @@
 From daphne: the event loop (Twisted's asyncio reactor, on uvloop where it can be imported), the application life
 cycle of WebSockets, their protocol, Channels. Ours: listening, HTTP, signals, draining.
 
-Import this before anything that imports `daphne.server` (the Django app `daphne` does): that module makes the loop
-and installs the reactor when it is imported. `GATEWAY_UVLOOP=off` keeps the plain asyncio loop.
-
     run ─► on_start (loads the table) ─► listen ─► …  SIGTERM, SIGINT or `drain()`
         ─► on_drain (stop being ready) ─► stop listening ─► answer what is under way, WebSockets get 1001
         ─► after `drain_timeout_s` or a second signal: abort the rest ─► on_stop ─► return
@@ -15,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import signal
 import socket
@@ -25,27 +21,16 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-if os.environ.get("GATEWAY_UVLOOP", "on") != "off":
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        pass
-    else:
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-
-from daphne.server import Server
-from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer
-from twisted.internet import reactor as twisted_reactor
 
 from gateway.server.cycle import Application, Scope
 from gateway.server.handover import adopt
+from gateway.server.lean import Server, reactor
 from gateway.server.limits import Limits
 from gateway.server.listener import Listener, OnRefused
 
 logger = logging.getLogger("gateway.server")
 
-reactor: Any = twisted_reactor  # a module that is an object: nothing can be typed by it
 Hook = Callable[[], Coroutine[Any, Any, None]]
 
 GOING_AWAY = 1001
@@ -230,7 +215,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
     async def _websockets_closed(self) -> None:
         tasks = self._websocket_tasks()
         for protocol in list(self.connections):
-            if protocol.state == WebSocketProtocol.STATE_OPEN:
+            if protocol.state == protocol.STATE_OPEN:
                 protocol.sendCloseFrame(code=GOING_AWAY)
         if tasks:
             await asyncio.wait(tasks)

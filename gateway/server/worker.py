@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway import environment
+from gateway.server import memory
 from gateway.server.child import MUST_SERVE, READY_FD
 from gateway.server.limits import Limits
 from gateway.server.listener import OnRefused
@@ -49,12 +50,15 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)  # the gateway's own settings replace it
     settings = environment.load()
     application = _import(arguments.app)
+    if settings.role != "proxy":
+        importlib.import_module("daphne.ws_protocol")  # a dashboard will ask for it: not while traffic waits
     life = _life(arguments.app)
 
     async def start() -> None:
         await life.start()
         if os.environ.pop(MUST_SERVE, "") and not life.serves():
             raise NothingToServe("no configuration that this worker can serve; the others go on with theirs")
+        memory.settle()
         tell_ready()
 
     server = WorkerServer(

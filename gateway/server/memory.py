@@ -1,0 +1,73 @@
+"""What a worker keeps out of its memory, which every worker holds anew.
+
+daphne's server imports autobahn for WebSockets, Twisted imports pyOpenSSL for a TLS that our own listener does without,
+and httpx imports its command line (rich, pygments, click): 24 MB together. The first comes at the first upgrade, the
+others never. `None` in `sys.modules` is Python's own way to say that a module cannot be imported, and both importers
+have an answer to that, for these are optional packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+_WEBSOCKETS = "daphne.ws_protocol"
+_NEVER: Mapping[str, None] = {"OpenSSL": None, "httpx._main": None}
+
+
+class LateFactory:
+    """daphne's `WebSocketFactory`, made when the first connection asks for it."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._arguments, self._named = arguments, named
+        self._options: dict[str, Any] = {}
+
+    def setProtocolOptions(self, **options: Any) -> None:
+        self._options |= options
+
+    def buildProtocol(self, address: object) -> Any:
+        return self.made.buildProtocol(address)
+
+    @cached_property
+    def made(self) -> Any:
+        with instead(_NEVER):
+            module = importlib.import_module(_WEBSOCKETS)
+        factory = module.WebSocketFactory(*self._arguments, **self._named)
+        factory.setProtocolOptions(**self._options)
+        return factory
+
+
+def lean_import(name: str) -> ModuleType:
+    """As `importlib.import_module`, but what we leave out does not exist meanwhile. Later it does, for whoever asks."""
+    stand_in: Any = ModuleType(_WEBSOCKETS)
+    stand_in.WebSocketFactory = LateFactory
+    with instead({**_NEVER, _WEBSOCKETS: stand_in}):
+        return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def instead(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Whatever is imported meanwhile finds these under their names, unless the real ones are there already."""
+    placed: dict[str, Any] = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(placed)
+    try:
+        yield
+    finally:
+        for name in placed:
+            del sys.modules[name]
+
+
+def settle() -> None:
+    """After a start: what is there stays, so the collector need not look at it; what is free goes back to the system
+    (compiling modules that have no bytecode on disk leaves 12 MB)."""
+    gc.collect()
+    gc.freeze()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc
+        trim(0)
