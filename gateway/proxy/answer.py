@@ -33,18 +33,19 @@ class UpstreamAnswer:
     A body that breaks off ends in UpstreamBroke or UpstreamTimeout, never in a normal end.
     """
 
+    status = 0  # 0: no head yet
+    unread_bytes = 0
+    touched = False  # a byte has come
+    complete = False
+    error: UpstreamError | None = None
+    connection: Source | None = None  # until complete or failed
+    _waiter: asyncio.Future[None] | None = None
+    headers: Pairs
+
     def __init__(self, method: str, request_pairs: Pairs, total_deadline_s: float) -> None:
         self.to_head, self.total_deadline_s = method == "HEAD", total_deadline_s
         self._request_pairs = request_pairs
-        self.status = 0  # 0: no head yet
-        self.headers: Pairs = []
         self.chunks: list[bytes] = []
-        self.unread_bytes = 0
-        self.touched = False  # a byte has come
-        self.complete = False
-        self.error: UpstreamError | None = None
-        self.connection: Source | None = None  # until complete or failed
-        self._waiter: asyncio.Future[None] | None = None
 
     def may_upgrade(self) -> bool:
         return any(name.lower() == b"upgrade" for name, _ in self._request_pairs)
@@ -76,9 +77,9 @@ class UpstreamAnswer:
 
     async def wait(self) -> None:
         """Until something changed. A consumer cancelled here leaves a closed connection behind."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._waiter
+            await waiter
         except BaseException:
             self.abort()
             raise

@@ -129,15 +129,20 @@ class Journal:
 
 def line(record: Record, source: str) -> str:
     """One row for COPY, with its newline. `source`: node and worker, escaped, with the tab between them."""
-    upstream_ms = record.upstream_ms
+    (
+        at_s, request_id, version, method, host, path, status, outcome, detail, client_ip, route_id, _, upstream_id,
+        target, consumer_id, key_id, duration_ms, gateway_ms, upstream_ms, bytes_in, bytes_out, tries, cache_status,
+    ) = record  # fmt: skip
+    second = int(at_s)
     return (
-        f"{_second(int(record.at_s))}.{int(record.at_s % 1 * 1_000_000):06d}+00\t{_text(record.request_id)}\t{source}\t"
-        f"{record.config_version}\t{_text(record.method)}\t{_text(record.host)}\t"
-        f"{_text(record.path.decode(errors='replace'), PATH_MAX)}\t{record.status}\t{_text(record.outcome)}\t"
-        f"{_text(record.detail)}\t{_address(record.client_ip)}\t{_id(record.route_id)}\t{_id(record.upstream_id)}\t"
-        f"{_text(record.target)}\t{_id(record.consumer_id)}\t{_id(record.key_id)}\t{record.duration_ms:.3f}\t"
-        f"{record.gateway_ms:.3f}\t{NULL if upstream_ms is None else f'{upstream_ms:.3f}'}\t{record.bytes_in}\t"
-        f"{record.bytes_out}\t{record.tries}\t{_text(record.cache_status)}\n"
+        f"{_second(second)}.{int((at_s - second) * 1_000_000):06d}+00\t"
+        f"{request_id if request_id.isalnum() and len(request_id) <= WORD_MAX else _text(request_id)}\t{source}\t"
+        f"{version}\t{_word(method)}\t{_word(host)}\t{_text(path.decode(errors='replace'), PATH_MAX)}\t{status}\t"
+        f"{_word(outcome)}\t{_text(detail) if detail else ''}\t{_address(client_ip)}\t"
+        f"{NULL if route_id is None else route_id}\t{NULL if upstream_id is None else upstream_id}\t{_word(target)}\t"
+        f"{NULL if consumer_id is None else consumer_id}\t{NULL if key_id is None else key_id}\t{duration_ms:.3f}\t"
+        f"{gateway_ms:.3f}\t{NULL if upstream_ms is None else f'{upstream_ms:.3f}'}\t{bytes_in}\t{bytes_out}\t{tries}\t"
+        f"{cache_status and _word(cache_status)}\n"
     )
 
 
@@ -149,8 +154,10 @@ def _text(value: str, longest: int = WORD_MAX) -> str:
     return value.encode(errors="replace").decode().translate(ESCAPES)
 
 
-def _id(value: int | None) -> str:
-    return NULL if value is None else str(value)
+@lru_cache(maxsize=2048)
+def _word(value: str) -> str:
+    """For what recurs: methods, hosts, outcomes, targets."""
+    return _text(value)
 
 
 @lru_cache(maxsize=4)

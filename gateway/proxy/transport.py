@@ -43,6 +43,7 @@ class _NoBody(httpx.AsyncByteStream):
 
 
 NO_BODY = _NoBody()
+_END = (b"", b"")  # what is joined behind the last field
 
 
 class _Stream(UpstreamAnswer, httpx.AsyncByteStream):
@@ -69,8 +70,9 @@ class TargetTransport(httpx.AsyncBaseTransport):
         body, length = (None, 0) if request.stream is NO_BODY else body_of(request.stream, pairs)
         replayable = body is None and method in IDEMPOTENT
         pool, total_s = self.pool, self.pool.timeouts.total_s
-        deadline_s = asyncio.get_running_loop().time() + total_s if total_s else inf
-        deadline_s = min(deadline_s, request.extensions.get("deadline_s", inf))
+        deadline_s: float = request.extensions.get("deadline_s", inf)
+        if total_s:
+            deadline_s = min(deadline_s, asyncio.get_running_loop().time() + total_s)
         try:
             connection = pool.take_idle(replayable) or await pool.acquire(deadline_s)
             used, answer = connection.used, _Stream(method, pairs, deadline_s)
@@ -129,9 +131,9 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
 
 def request_head(method: str, target: bytes, pairs: Pairs) -> bytes:
     """One join. A line break in a value, or a space in the target, would be another request: refused here for all."""
-    lines = [b"%b %b HTTP/1.1" % (method.encode(), target)]
-    lines += [b": ".join(pair) for pair in pairs]
-    lines += (b"", b"")
+    lines = [method.encode() + b" " + target + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in pairs]
+    lines += _END
     head = b"\r\n".join(lines)
     breaks = len(lines) - 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b" " in target:

@@ -242,7 +242,7 @@ class Cycle:
         fields, framing = self._fields or b"", b""
         if self._length is not None:
             if self._status != 204:
-                framing = b"content-length: %d\r\n" % self._length
+                framing = b"content-length: " + str(self._length).encode() + b"\r\n"
         elif not self.bodiless:
             if self._modern:
                 self._framed = True
@@ -250,10 +250,10 @@ class Cycle:
             else:
                 self._keep = False  # the close ends the body
         if not self._keep:
-            return b"%b%bconnection: close\r\n\r\n" % (fields, framing)
+            return fields + framing + b"connection: close\r\n\r\n"
         if not self._modern:
-            return b"%b%bconnection: keep-alive\r\n\r\n" % (fields, framing)
-        return b"%b%b\r\n" % (fields, framing)
+            return fields + framing + b"connection: keep-alive\r\n\r\n"
+        return fields + framing + b"\r\n"
 
     def _end(self) -> None:
         self._ended = True
