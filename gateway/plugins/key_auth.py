@@ -79,7 +79,7 @@ class KeyAuth(Plugin):
             return
         key = self._key(exchange)
         found = self.resources.credentials.find_key(hashlib.sha256(key).digest())
-        if not isinstance(found, Credential | Refusal):  # not remembered by this worker
+        if not isinstance(found, (Credential, Refusal)):  # not remembered by this worker
             found = await found
         if isinstance(found, Refusal):
             raise self._refused(found.code, _DETAILS.get(found.code, _DETAILS["key_invalid"]))
@@ -87,11 +87,12 @@ class KeyAuth(Plugin):
         if self.config.hide_credentials:
             self._hide(exchange, key)
         exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in _OWNED]
-        exchange.headers += _identity(found)
+        exchange.headers += found.fields
 
     def _key(self, exchange: Exchange) -> bytes:
         """The one key of this request. The same key in two places is one key; the empty string is none."""
-        keys = {value for name, value in exchange.headers if name in self._header_names}
+        names = self._header_names
+        keys = {pair[1] for pair in exchange.headers if pair[0] in names}
         if exchange.query:
             for name in self._query_names:
                 keys.update(query.get_all(exchange.query, name))
@@ -129,17 +130,3 @@ def _from_scheme(value: bytes) -> bytes:
 
 def _is_preflight(exchange: Exchange) -> bool:
     return exchange.method == "OPTIONS" and headers.get(exchange.headers, b"access-control-request-method") is not None
-
-
-def _identity(credential: Credential) -> headers.Pairs:
-    consumer = credential.consumer
-    pairs = [
-        (b"x-consumer-id", b"%d" % consumer.id),
-        (b"x-consumer-username", consumer.username.encode()),
-        (b"x-credential-identifier", credential.hint.encode()),
-    ]
-    if consumer.custom_id:
-        pairs.append((b"x-consumer-custom-id", consumer.custom_id.encode()))
-    if consumer.groups:
-        pairs.append((b"x-consumer-groups", ",".join(sorted(consumer.groups)).encode()))
-    return pairs

@@ -32,6 +32,11 @@ _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _KONG_WINDOWS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 
 
+_FIELDS = frozenset({
+    b"ratelimit-policy", b"ratelimit", b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset",
+})  # fmt: skip
+
+
 def _seconds(value: object) -> object:
     """`"90s"`, `"1m"`, `"2h"`, `"1d"` as seconds; numbers stay."""
     if not isinstance(value, str):
@@ -118,6 +123,7 @@ class RateLimiting(Plugin):
         self._limits = config.all_limits()
         self._prefixes = [(counter_prefix(setting_id, limit), limit) for limit in self._limits]
         self._identity = _identity(config)
+        self._capacities = [str(limit.capacity).encode() for limit in self._limits]
         self._names = [_policy_name(limit) for limit in self._limits]
         self._policy = ", ".join(
             f"{name};q={limit.capacity};w={_window_s(limit)}"
@@ -148,24 +154,28 @@ class RateLimiting(Plugin):
         fields = [] if self.config.hide_client_headers else self._fields(states)
         if wait_s := _wait_s(states):
             fields.append((b"retry-after", b"%d" % wait_s))
-        ours = {name for name, _ in fields}
-        exchange.response_headers[:] = [pair for pair in exchange.response_headers if pair[0] not in ours]
-        exchange.response_headers += fields
+            headers.remove(exchange.response_headers, b"retry-after")
+        if fields:
+            kept = [pair for pair in exchange.response_headers if pair[0] not in _FIELDS]
+            exchange.response_headers[:] = kept + fields
 
     def _fields(self, states: list[LimitState]) -> headers.Pairs:
         """draft-ietf-httpapi-ratelimit-headers-11, and the older X- fields for the limit nearest to its end."""
-        current = ", ".join([
-            f"{name};r={state.remaining};t={math.ceil(state.reset_s)}"
-            for name, state in zip(self._names, states, strict=True)
-        ])  # fmt: skip
-        tightest = min(range(len(states)), key=lambda i: (states[i].allowed, states[i].remaining, -states[i].reset_s))
+        tightest = 0
+        if len(states) > 1:
+            tightest = min(
+                range(len(states)), key=lambda i: (states[i].allowed, states[i].remaining, -states[i].reset_s)
+            )
+        rests = [
+            f"{name};r={s.remaining};t={math.ceil(s.reset_s)}" for name, s in zip(self._names, states, strict=True)
+        ]
         state = states[tightest]
         return [
             (b"ratelimit-policy", self._policy),
-            (b"ratelimit", current.encode()),
-            (b"x-ratelimit-limit", b"%d" % self._limits[tightest].capacity),
-            (b"x-ratelimit-remaining", b"%d" % state.remaining),
-            (b"x-ratelimit-reset", b"%d" % math.ceil(state.reset_s)),
+            (b"ratelimit", ", ".join(rests).encode()),
+            (b"x-ratelimit-limit", self._capacities[tightest]),
+            (b"x-ratelimit-remaining", str(state.remaining).encode()),
+            (b"x-ratelimit-reset", str(math.ceil(state.reset_s)).encode()),
         ]
 
     def _refused(self, exchange: Exchange, states: list[LimitState], caller: str) -> Reject:
@@ -235,4 +245,4 @@ def _window_s(limit: Limit) -> int:
 
 def _wait_s(states: list[LimitState]) -> int:
     """Whole seconds until every limit has room; 0 when all have."""
-    return math.ceil(max(state.retry_after_s for state in states))
+    return math.ceil(max([state.retry_after_s for state in states]))

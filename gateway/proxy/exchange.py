@@ -33,6 +33,20 @@ class Credential:
     hint: str
     consumer: Consumer
     scopes: frozenset[str] = frozenset()
+    fields: Pairs = field(init=False, repr=False, compare=False)  # what tells the upstream who calls
+
+    def __post_init__(self) -> None:
+        consumer = self.consumer
+        fields = [
+            (b"x-consumer-id", b"%d" % consumer.id),
+            (b"x-consumer-username", consumer.username.encode()),
+            (b"x-credential-identifier", self.hint.encode()),
+        ]
+        if consumer.custom_id:
+            fields.append((b"x-consumer-custom-id", consumer.custom_id.encode()))
+        if consumer.groups:
+            fields.append((b"x-consumer-groups", ",".join(sorted(consumer.groups)).encode()))
+        object.__setattr__(self, "fields", fields)
 
 
 @dataclass(slots=True)

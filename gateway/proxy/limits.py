@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Algorithm = Literal["token-bucket", "sliding-window", "fixed-window"]
 State = tuple[int, ...]
@@ -49,8 +49,7 @@ class Limit:
         return self.burst if self.algorithm == "token-bucket" and self.burst else self.limit
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(NamedTuple):
     allowed: bool  # this limit has room; the request passes only if every limit of its unit has
     remaining: int  # units left after this request, never below 0
     reset_s: float  # until the whole limit is free again
