@@ -87,6 +87,21 @@ class UpstreamAdmin(ConfigAdmin):
             },
         ),
         ("TLS to the targets", {"fields": (("tls_verify", "tls_server_name"),)}),
+        (
+            "Health: probes",
+            {
+                "fields": (
+                    ("probe", "probe_path", "probe_host"),
+                    ("probe_interval_ms", "probe_timeout_ms"),
+                    ("probe_healthy_after", "probe_unhealthy_after"),
+                    ("probe_statuses", "probe_body"),
+                )
+            },
+        ),
+        (
+            "Health: ejection of targets that fail",
+            {"fields": (("eject_after", "eject_max_percent"), ("eject_base_ms", "eject_max_ms"))},
+        ),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Upstream]:
