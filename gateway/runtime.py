@@ -14,6 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from time import monotonic, perf_counter, time
@@ -29,6 +30,7 @@ from gateway.plugins.registry import Registry
 from gateway.proxy import metrics
 from gateway.proxy.balancer import Balancer
 from gateway.proxy.batcher import Batcher
+from gateway.proxy.board import Board
 from gateway.proxy.credentials import Credentials
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import RedisUnavailable
@@ -39,9 +41,11 @@ from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
 from gateway.proxy.segments import spool_dir
+from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import Snapshot
 from gateway.proxy.table import RoutingTable
 from gateway.proxy.transport import Transports
+from gateway.proxy.watch import Watch
 from keys import lookup
 from keys.nudge import CREDENTIALS_CHANNEL
 from routes import selectors
@@ -68,6 +72,7 @@ class Runtime:
         self.credentials = Credentials(self.batcher.command, self._fetch_key, secret=settings.SECRET_KEY)
         self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
         self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
+        self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
             spool_dir(environment.data_dir),
             str(worker),
@@ -107,7 +112,7 @@ class Runtime:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
-                self._tasks.append(loop.create_task(self.live.run()))
+                self._tasks += [loop.create_task(self.live.run()), loop.create_task(self.watch.run())]
             self.started = True
 
     async def stop(self) -> None:
@@ -295,10 +300,18 @@ class Runtime:
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
+            "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
+            if table
+            else [],
         }
 
 
 EMPTY_DOCUMENT: dict[str, Any] = {}
+
+
+def _shown(sighting: Sighting) -> dict[str, Any]:
+    """Of one worker, so without what only a node can say."""
+    return {name: value for name, value in asdict(sighting).items() if name != "ejected_by"}
 
 
 def _look(cursor: Moment | None) -> tuple[int, str, tuple[Moment, Changes]]:

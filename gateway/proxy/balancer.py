@@ -174,7 +174,7 @@ class Balancer:
 
     def reports(self) -> Iterator[Report]:
         """Of every address that had a request. For the node, which puts the workers' together."""
-        for (upstream, address), state in self._states.items():
+        for (upstream, address), state in list(self._states.items()):  # asked for from threads, too
             latency_ms = round(state.latency_s * 1000, 2) if state.latency_s else None
             ejected = state.standing.phase != "in"
             yield Report(
