@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any
 
@@ -50,6 +48,7 @@ from keys import lookup
 from keys.nudge import CREDENTIALS_CHANNEL
 from routes import selectors
 from routes.compile import compile as compile_document
+from routes.kept import keep, kept, kept_path
 from routes.services import CONFIG_CHANNEL
 
 logger = logging.getLogger("gateway.runtime")
@@ -197,10 +196,6 @@ class Runtime:
         gc.collect(1)
         gc.freeze()
 
-    @property
-    def _disk(self) -> Path:
-        return self.environment.data_dir / "config" / "live.json"
-
     def _keep(self, document: Mapping[str, Any], number: int, digest: str) -> None:
         """In a thread, for a disk may hang; then only the newest document waits for it."""
         self._unkept = document, number, digest
@@ -213,22 +208,21 @@ class Runtime:
             await asyncio.to_thread(self._keep_on_disk, *newest)
 
     def _keep_on_disk(self, document: Mapping[str, Any], number: int, digest: str) -> None:
-        temporary = self._disk.with_suffix(f".{os.getpid()}")
         try:
-            self._disk.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"number": number, "digest": digest, "document": document}))
-            temporary.replace(self._disk)
+            keep(self.environment.data_dir, document, number, digest)
         except OSError as error:
-            logger.warning("the configuration could not be kept in %s: %s", self._disk, error)
+            path = kept_path(self.environment.data_dir)
+            logger.warning("the configuration could not be kept in %s: %s", path, error)
 
     def _load_from_disk(self) -> None:
+        path = kept_path(self.environment.data_dir)
         try:
-            kept = json.loads(self._disk.read_text())
-            self._swap(self._table(kept["document"], kept["number"], kept["digest"]), kept["digest"])
+            document, number, digest = kept(self.environment.data_dir)
+            self._swap(self._table(document, number, digest), digest)
         except FileNotFoundError:
-            logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", self._disk)
+            logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", path)
         except Exception as error:  # whatever the file or a plugin does: the worker starts, and goes on looking
-            logger.error("the configuration kept in %s cannot be used: %r", self._disk, error)
+            logger.error("the configuration kept in %s cannot be used: %r", path, error)
 
     async def _report(self) -> None:
         table = self.pipeline.table
