@@ -27,4 +27,6 @@ def keep(data_dir: Path, document: Mapping[str, Any], number: int, digest: str) 
 def kept(data_dir: Path) -> tuple[Mapping[str, Any], int, str]:
     """(document, number, digest). Raises OSError, and ValueError or KeyError for a file that is none of ours."""
     found = json.loads(kept_path(data_dir).read_text())
+    if not isinstance(found, dict) or not isinstance(found.get("document"), dict):
+        raise ValueError("There is no document in it.")
     return found["document"], found["number"], found["digest"]

@@ -272,3 +272,17 @@ class WorkerReport(models.Model):
 
     def __str__(self) -> str:
         return f"{self.node}/{self.worker}"
+
+
+class TargetReport(models.Model):
+    """What one node knows of the targets: a row per node, written by its recorder (see `routes.health`)."""
+
+    node = models.CharField(max_length=64, unique=True)
+    targets = models.JSONField(help_text="A list of `gateway.proxy.sightings.Sighting`, as plain values.")
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["node"]
+
+    def __str__(self) -> str:
+        return self.node
