@@ -89,8 +89,12 @@ class Healths:
         """What is set here is true at once, also before a node has heard of it."""
         if not target.enabled:
             return Health("disabled")
-        found = together(self._seen.get((upstream.name, str(target)), []))
-        if target.weight:
+        return self.at(upstream.name, str(target), target.weight)
+
+    def at(self, upstream: str, address: str, weight: int) -> Health:
+        """Of an enabled target."""
+        found = together(self._seen.get((upstream, address), []))
+        if weight:
             return found if found.state != "draining" else _as(found, "up")
         return _as(found, "draining" if found.in_flight else "drained")
 
