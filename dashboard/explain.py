@@ -94,6 +94,7 @@ def _upstream_failed(row: Any, names: Names) -> str:
     where = _upstream(row, names)
     said = {
         "no_target": f"{where} has no target that takes traffic.",
+        "no_healthy_target": f"Every target of {where} failed its health checks.",
         "upstream_busy": f"All connections to {where} were in use, and waiting for one took too long.",
         "upstream_unreachable": f"No connection to {where} could be made.",
         "upstream_broke": f"{where} closed the connection or sent an invalid answer.",
@@ -112,7 +113,15 @@ _SENTENCES: dict[str, Callable[[Any, Names], str]] = {
     "acl_denied": _acl_denied,
     "client_closed": _client_closed,
     **dict.fromkeys(
-        ("no_target", "upstream_busy", "upstream_unreachable", "upstream_broke", "upstream_timeout", "upstream_error"),
+        (
+            "no_target",
+            "no_healthy_target",
+            "upstream_busy",
+            "upstream_unreachable",
+            "upstream_broke",
+            "upstream_timeout",
+            "upstream_error",
+        ),
         _upstream_failed,
     ),
 }

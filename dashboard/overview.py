@@ -17,6 +17,8 @@ from dashboard.selectors import Dimension, Point, Share, Summary, active_keys, k
 from dashboard.timerange import TimeRange
 from keys.models import ApiKey, Consumer
 from routes import selectors
+from routes.health import Health as TargetHealth
+from routes.health import Healths
 from routes.models import ConfigVersion, Route, Target, Upstream
 
 T = TypeVar("T")
@@ -62,11 +64,24 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Aim:
+    """A target, and what the nodes know of it."""
+
+    target: Target
+    health: TargetHealth
+
+    @property
+    def title(self) -> str:
+        words = f" ({self.health.words})" if self.health.words else ""
+        return f"{self.target}: {self.health.state}{words}, weight {self.target.weight}"
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
-    """An upstream: what its targets are set to, and how its answers were."""
+    """An upstream: how its targets are, and how its answers were."""
 
     upstream: Upstream
-    targets: Sequence[Target]
+    targets: Sequence[Aim]
     requests: int
     errors: float
     state: str
@@ -128,7 +143,7 @@ class Overview:
 
 
 def overview(range_: TimeRange) -> Overview:
-    """A fixed number of queries, 22 at most, whatever there is to show."""
+    """A fixed number of queries, 23 at most, whatever there is to show."""
     before = range_.previous
     now, past = summary(range_.start, range_.end), summary(before.start, before.end)
     points = series(range_.start, range_.end, step_s=range_.step_s)
@@ -226,21 +241,22 @@ def _versions(range_: TimeRange) -> tuple[ConfigVersion | None, list[ConfigVersi
 
 
 def _health(range_: TimeRange) -> tuple[list[Health], int]:
-    """Those in trouble first, then the busiest. Three queries."""
-    upstreams = list(Upstream.objects.prefetch_related("targets"))
+    """Those in trouble first, then the busiest. Four queries."""
+    upstreams, healths = list(Upstream.objects.prefetch_related("targets")), Healths()
     shares = {share.value: share for share in top(range_.start, range_.end, "upstream_id", limit=1000)}
-    found = [_health_of(upstream, shares.get(upstream.pk)) for upstream in upstreams]
+    found = [_health_of(upstream, shares.get(upstream.pk), healths) for upstream in upstreams]
     order = {"bad": 0, "warn": 1, "ok": 2, "muted": 3}
     found.sort(key=lambda health: (order[health.state], -health.requests, health.upstream.name))
     return found[:UPSTREAMS_MAX], len(upstreams)
 
 
-def _health_of(upstream: Upstream, share: Share | None) -> Health:
-    targets = list(upstream.targets.all())
+def _health_of(upstream: Upstream, share: Share | None, healths: Healths) -> Health:
+    targets = [Aim(target, healths.of(upstream, target)) for target in upstream.targets.all()]
     requests, errors = (share.requests, share.server_errors / share.requests) if share else (0, 0.0)
-    if not any(target.enabled and target.weight for target in targets) or errors >= 0.5:
+    states = {aim.health.state for aim in targets}
+    if not states & {"up", "unknown"} or errors >= 0.5:
         state = "bad"
-    elif errors >= 0.01:
+    elif errors >= 0.01 or states & {"down", "ejected"}:
         state = "warn"
     else:
         state = "ok" if requests else "muted"

@@ -1,6 +1,7 @@
 """The recorder of a node: ships segments as they become ready, and keeps the tables.
 
-A loop of one thread. When PostgreSQL is away, segments wait on disk and it tries again, at most 2 s apart.
+A loop of one thread. When PostgreSQL is away, segments wait on disk and it tries again, at most 2 s apart. Beside it
+runs the watcher, which probes the targets; what it sees is told here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from django.db import Error, connection
 from dashboard.partitions import claims_prune, partitions_keep, rollups_prune
 from dashboard.shipping import ship
 from dashboard.spool import Spool
+from dashboard.watcher import Watcher
 from gateway.proxy import metrics
 from keys.services import changes_prune
+from routes import health
 
 logger = logging.getLogger(__name__)
 
@@ -25,24 +28,31 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.5
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 2.0
 ADOPT_S = 1.0
+REPORT_S = 2.0
 UPKEEP_S, UPKEEP_AGAIN_S = 600.0, 10.0
 
 
 class Recorder:
-    def __init__(self, spool: Spool, node: str, retention_days: int) -> None:
+    def __init__(self, spool: Spool, node: str, retention_days: int, watcher: Watcher | None = None) -> None:
         self._spool, self._node, self._retention_days = spool, node, retention_days
-        self._adopt_at_s = self._upkeep_at_s = 0.0
+        self._watcher = watcher
+        self._told: list[str] = []  # the states of targets that were reported last
+        self._adopt_at_s = self._upkeep_at_s = self._report_at_s = 0.0
         self._retry_s = 0.0  # 0: PostgreSQL answered last time
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then ships once more: the workers have just closed their segments. Raises AlreadyRunning."""
         with self._spool.taken():
+            if self._watcher is not None:
+                self._watcher.start()
             more = False
             while not stop.wait(0 if more else self._retry_s or LOOK_S):
                 more = self._turn()
             self._adopt_at_s = 0.0
             self._turn()
             connection.close()
+            if self._watcher is not None:
+                self._watcher.stop()
 
     def _turn(self) -> bool:
         """Whether there is more to ship at once."""
@@ -60,7 +70,22 @@ class Recorder:
             self._failed(error)
             return False
         self._worked()
+        self._report(now_s)
         return shipped.more
+
+    def _report(self, now_s: float) -> None:
+        """What the targets do: at once when one changes its state, else every few seconds."""
+        if self._watcher is None:
+            return
+        sightings = self._watcher.sightings
+        states = [f"{one.upstream} {one.address} {one.state}" for one in sightings]
+        if states != self._told or now_s >= self._report_at_s:
+            try:
+                health.report(self._node, sightings)
+            except Error:  # shipping says what is wrong with PostgreSQL
+                connection.close()
+                return
+            self._told, self._report_at_s = states, now_s + REPORT_S
 
     def _upkeep(self) -> bool:
         """Whether all of it was done. Never in the way of shipping: without a partition, rows go to the default one."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any
 
@@ -29,6 +28,7 @@ from gateway.plugins.registry import Registry
 from gateway.proxy import metrics
 from gateway.proxy.balancer import Balancer
 from gateway.proxy.batcher import Batcher
+from gateway.proxy.board import Board
 from gateway.proxy.credentials import Credentials
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import RedisUnavailable
@@ -39,13 +39,16 @@ from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
 from gateway.proxy.segments import spool_dir
+from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import Snapshot
 from gateway.proxy.table import RoutingTable
 from gateway.proxy.transport import Transports
+from gateway.proxy.watch import Watch
 from keys import lookup
 from keys.nudge import CREDENTIALS_CHANNEL
 from routes import selectors
 from routes.compile import compile as compile_document
+from routes.kept import keep, kept, kept_path
 from routes.services import CONFIG_CHANNEL
 
 logger = logging.getLogger("gateway.runtime")
@@ -68,6 +71,7 @@ class Runtime:
         self.credentials = Credentials(self.batcher.command, self._fetch_key, secret=settings.SECRET_KEY)
         self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
         self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
+        self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
             spool_dir(environment.data_dir),
             str(worker),
@@ -107,7 +111,7 @@ class Runtime:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
-                self._tasks.append(loop.create_task(self.live.run()))
+                self._tasks += [loop.create_task(self.live.run()), loop.create_task(self.watch.run())]
             self.started = True
 
     async def stop(self) -> None:
@@ -192,10 +196,6 @@ class Runtime:
         gc.collect(1)
         gc.freeze()
 
-    @property
-    def _disk(self) -> Path:
-        return self.environment.data_dir / "config" / "live.json"
-
     def _keep(self, document: Mapping[str, Any], number: int, digest: str) -> None:
         """In a thread, for a disk may hang; then only the newest document waits for it."""
         self._unkept = document, number, digest
@@ -208,22 +208,21 @@ class Runtime:
             await asyncio.to_thread(self._keep_on_disk, *newest)
 
     def _keep_on_disk(self, document: Mapping[str, Any], number: int, digest: str) -> None:
-        temporary = self._disk.with_suffix(f".{os.getpid()}")
         try:
-            self._disk.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"number": number, "digest": digest, "document": document}))
-            temporary.replace(self._disk)
+            keep(self.environment.data_dir, document, number, digest)
         except OSError as error:
-            logger.warning("the configuration could not be kept in %s: %s", self._disk, error)
+            path = kept_path(self.environment.data_dir)
+            logger.warning("the configuration could not be kept in %s: %s", path, error)
 
     def _load_from_disk(self) -> None:
+        path = kept_path(self.environment.data_dir)
         try:
-            kept = json.loads(self._disk.read_text())
-            self._swap(self._table(kept["document"], kept["number"], kept["digest"]), kept["digest"])
+            document, number, digest = kept(self.environment.data_dir)
+            self._swap(self._table(document, number, digest), digest)
         except FileNotFoundError:
-            logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", self._disk)
+            logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", path)
         except Exception as error:  # whatever the file or a plugin does: the worker starts, and goes on looking
-            logger.error("the configuration kept in %s cannot be used: %r", self._disk, error)
+            logger.error("the configuration kept in %s cannot be used: %r", path, error)
 
     async def _report(self) -> None:
         table = self.pipeline.table
@@ -295,10 +294,18 @@ class Runtime:
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
+            "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
+            if table
+            else [],
         }
 
 
 EMPTY_DOCUMENT: dict[str, Any] = {}
+
+
+def _shown(sighting: Sighting) -> dict[str, Any]:
+    """Of one worker, so without what only a node can say."""
+    return {name: value for name, value in asdict(sighting).items() if name != "ejected_by"}
 
 
 def _look(cursor: Moment | None) -> tuple[int, str, tuple[Moment, Changes]]:

@@ -12,11 +12,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.urls import path
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.text import Truncator
+from django.utils.timesince import timesince
 from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action, display
 
 from routes import versions
+from routes.health import Healths
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 from routes.publishing import ConfigAdmin, ConfigStackedInline, ConfigTabularInline
 from routes.widgets import masked, redrawn
@@ -29,7 +32,28 @@ RESTORED_WEIGHT = 100
 
 class TargetInline(ConfigTabularInline):
     model = Target
-    fields = ("host", "port", "weight", "enabled")
+    fields = ("host", "port", "weight", "enabled", "state", "last_probe")
+    readonly_fields = ("state", "last_probe")
+
+    @cached_property
+    def healths(self) -> Healths:
+        """Of one page: an inline is made for each request."""
+        return Healths()
+
+    @admin.display(description="state")
+    def state(self, target: Target) -> str:
+        if not target.pk:
+            return ""
+        health = self.healths.of(target.upstream, target)
+        return f"{health.state}: {health.words}" if health.words else health.state
+
+    @admin.display(description="last probe")
+    def last_probe(self, target: Target) -> str:
+        health = self.healths.of(target.upstream, target) if target.pk else None
+        if health is None or health.probe is None or health.probed_at is None:
+            return ""
+        found = health.probe.fault or "passed"
+        return f"{found.removesuffix('.')}, {timesince(health.probed_at, depth=1)} ago"
 
 
 class RouteUpstreamInline(ConfigTabularInline):
@@ -87,6 +111,21 @@ class UpstreamAdmin(ConfigAdmin):
             },
         ),
         ("TLS to the targets", {"fields": (("tls_verify", "tls_server_name"),)}),
+        (
+            "Health: probes",
+            {
+                "fields": (
+                    ("probe", "probe_path", "probe_host"),
+                    ("probe_interval_ms", "probe_timeout_ms"),
+                    ("probe_healthy_after", "probe_unhealthy_after"),
+                    ("probe_statuses", "probe_body"),
+                )
+            },
+        ),
+        (
+            "Health: ejection of targets that fail",
+            {"fields": (("eject_after", "eject_max_percent"), ("eject_base_ms", "eject_max_ms"))},
+        ),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Upstream]:
@@ -118,7 +157,7 @@ class UpstreamAdmin(ConfigAdmin):
 class TargetAdmin(Switched, ConfigAdmin):
     """To find and drain addresses across upstreams; an upstream's page has its own as rows."""
 
-    list_display = ("address", "upstream", "weight", "drained", "on")
+    list_display = ("address", "upstream", "weight", "state", "in_flight", "on")
     list_filter = ("enabled", ("upstream", RelatedDropdownFilter))
     list_select_related = ("upstream",)
     search_fields = ("host", "upstream__name")
@@ -130,9 +169,24 @@ class TargetAdmin(Switched, ConfigAdmin):
     def address(self, target: Target) -> str:
         return str(target)
 
-    @display(description="traffic", label={"drained": "warning", "takes its share": "success"})
-    def drained(self, target: Target) -> str:
-        return "takes its share" if target.weight and target.enabled else "drained"
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """With what the nodes know of each target, in one query."""
+        changelist = super().get_changelist_instance(request)
+        healths = Healths()
+        for target in changelist.result_list:
+            target.health = healths.of(target.upstream, target)
+        return changelist
+
+    @display(
+        description="state",
+        label={"up": "success", "down": "danger", "ejected": "danger", "draining": "warning", "drained": "warning"},
+    )
+    def state(self, target: Any) -> str:
+        return str(target.health.state)
+
+    @admin.display(description="in flight")
+    def in_flight(self, target: Any) -> int:
+        return int(target.health.in_flight)
 
     @admin.action(description="Drain: no new requests", permissions=["change"])
     def drain(self, request: HttpRequest, queryset: QuerySet[Target]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from gateway.plugins.registry import ConfigProblems, Registry
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import (
+    EjectPolicy,
     FieldCondition,
     PluginSpec,
+    ProbePolicy,
     RouteSpec,
     Scope,
     Snapshot,
@@ -23,6 +25,7 @@ from gateway.proxy.snapshot import (
 from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, digest
 from routes.problems import CompileError, Path, Problem, Row, pointer
 from routes.reading import Reading, read
+from routes.syntax import status_ranges
 
 __all__ = ["CompileError", "Problem", "compile", "config_problems"]
 
@@ -56,6 +59,12 @@ def compile(  # noqa: A001 - the word of the design
             if index in configs and (not entry.route or entry.route in live)
         ),
     )
+
+
+def upstreams_of(document: Mapping[str, Any]) -> dict[str, UpstreamSpec]:
+    """Of a document that compiled once: without its plugins, which may be anything."""
+    reading = read({"format": document.get("format"), "upstreams": document.get("upstreams", [])})
+    return {entry.name: _upstream_spec(entry) for entry in reading.upstreams.values()}
 
 
 # --- checks across rows -----------------------------------------------------------------------------------------------
@@ -189,6 +198,26 @@ def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
         tls_verify=entry.tls_verify,
         tls_server_name=entry.tls_server_name,
         targets=tuple(_target_specs(entry.targets)),
+        eject=EjectPolicy(
+            entry.eject_after, entry.eject_base_ms / 1000, entry.eject_max_ms / 1000, entry.eject_max_percent / 100
+        ),
+        probe=_probe_policy(entry),
+    )
+
+
+def _probe_policy(entry: UpstreamEntry) -> ProbePolicy | None:
+    if entry.probe == "none":
+        return None
+    return ProbePolicy(
+        kind=entry.probe,
+        path=entry.probe_path,
+        host=entry.probe_host,
+        interval_s=entry.probe_interval_ms / 1000,
+        timeout_s=entry.probe_timeout_ms / 1000,
+        healthy_after=entry.probe_healthy_after,
+        unhealthy_after=entry.probe_unhealthy_after,
+        statuses=status_ranges(entry.probe_statuses),
+        body=entry.probe_body.encode(),
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from routes.document import SECTIONS, setting_key
+from routes.document import SECTIONS, Part, PluginEntry, RouteEntry, UpstreamEntry, setting_key
+
+_SHAPES: dict[str, type[Part]] = {"upstreams": UpstreamEntry, "routes": RouteEntry, "plugins": PluginEntry}
 
 Rows = dict[str, dict[str, Any]]
 
@@ -45,8 +47,16 @@ def _changes(section: str, before: Rows, after: Rows) -> Iterator[RowChange]:
             yield RowChange(section, name, "added", {})
         elif new is None:
             yield RowChange(section, name, "removed", {})
-        elif changed := {field: (old.get(field), new[field]) for field in new if new[field] != old.get(field)}:
+        elif changed := {
+            field: (was, new[field]) for field in new if new[field] != (was := old.get(field, _default(section, field)))
+        }:
             yield RowChange(section, name, "changed", changed)
+
+
+def _default(section: str, field: str) -> Any:
+    """Of a field that the older document does not know yet."""
+    known = _SHAPES[section].model_fields.get(field)
+    return known.get_default() if known is not None and not known.is_required() else None
 
 
 def _rows(document: Mapping[str, Any], section: str) -> Rows:

@@ -105,8 +105,41 @@ class UpstreamFields(Part):
     """Check the target's certificate (https)."""
     tls_server_name: Annotated[str, AfterValidator(syntax.server_name)] = ""
     """Name to ask for and to check (https). Empty: the target's host."""
+    probe: Literal["none", "http", "tcp"] = "none"
+    """Ask each target whether it is well, once per node: with a GET, or by connecting."""
+    probe_path: Annotated[str, AfterValidator(syntax.probe_path)] = "/"
+    """What to GET, query string and all (http)."""
+    probe_host: Annotated[str, AfterValidator(syntax.probe_host)] = ""
+    """Host to ask for (http). Empty: the target's."""
+    probe_interval_ms: int = Field(5_000, ge=100, le=3_600_000)
+    """From one probe to the next."""
+    probe_timeout_ms: int = Field(2_000, ge=1, le=600_000)
+    """For the whole probe."""
+    probe_healthy_after: int = Field(2, ge=1, le=1_000)
+    """Good probes in a row until a target that is down is up again."""
+    probe_unhealthy_after: int = Field(3, ge=1, le=1_000)
+    """Bad probes in a row until a target is down."""
+    probe_statuses: Annotated[str, AfterValidator(syntax.statuses)] = Field("200-399", max_length=100)
+    """Statuses that are good, such as `200-299,401` (http)."""
+    probe_body: str = Field("", max_length=200)
+    """A text the first 64 KiB of the body must hold (http). Empty: any body."""
+    eject_after: int = Field(5, ge=0, le=1_000)
+    """Leave a target out after so many failures in a row: 5xx, no connection, no answer in time. 0: never."""
+    eject_base_ms: int = Field(10_000, ge=100, le=3_600_000)
+    """For how long at first; each further time twice as long."""
+    eject_max_ms: int = Field(300_000, ge=100, le=86_400_000, validate_default=True)
+    """For how long at most."""
+    eject_max_percent: int = Field(50, ge=0, le=100)
+    """Most of the targets to leave out at once. One may always be, but never the last."""
     tags: Tags = []
     """For finding things; no effect on traffic."""
+
+    @field_validator("eject_max_ms")
+    @classmethod
+    def _not_below_base(cls, longest_ms: int, info: ValidationInfo) -> int:
+        if longest_ms < info.data.get("eject_base_ms", 0):
+            raise ValueError("At most is less than at first: raise it, or lower eject_base_ms.")
+        return longest_ms
 
 
 class UpstreamEntry(UpstreamFields):

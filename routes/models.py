@@ -28,6 +28,11 @@ class Upstream(ConfigRow):
         ROUND_ROBIN = "round-robin", "Round robin"
         LEAST_CONNECTIONS = "least-connections", "Least connections"
 
+    class Probe(models.TextChoices):
+        NONE = "none", "None"
+        HTTP = "http", "HTTP: a GET"
+        TCP = "tcp", "TCP: a connection"
+
     name = models.CharField(max_length=100)
     protocol = models.CharField(max_length=10, choices=Protocol, default=Protocol.HTTP)
     balancing = models.CharField(max_length=30, choices=Balancing, default=Balancing.ROUND_ROBIN)
@@ -39,6 +44,19 @@ class Upstream(ConfigRow):
     max_connections = models.IntegerField(default=default(UpstreamFields, "max_connections"))
     tls_verify = models.BooleanField("TLS: verify", default=True)
     tls_server_name = models.CharField("TLS: server name", max_length=253, blank=True, default="")
+    probe = models.CharField("probes", max_length=10, choices=Probe, default=Probe.NONE)
+    probe_path = models.CharField(max_length=1000, default=default(UpstreamFields, "probe_path"))
+    probe_host = models.CharField(max_length=260, blank=True, default="")
+    probe_interval_ms = models.IntegerField(default=default(UpstreamFields, "probe_interval_ms"))
+    probe_timeout_ms = models.IntegerField(default=default(UpstreamFields, "probe_timeout_ms"))
+    probe_healthy_after = models.IntegerField(default=default(UpstreamFields, "probe_healthy_after"))
+    probe_unhealthy_after = models.IntegerField(default=default(UpstreamFields, "probe_unhealthy_after"))
+    probe_statuses = models.CharField(max_length=100, default=default(UpstreamFields, "probe_statuses"))
+    probe_body = models.CharField(max_length=200, blank=True, default="")
+    eject_after = models.IntegerField(default=default(UpstreamFields, "eject_after"))
+    eject_base_ms = models.IntegerField(default=default(UpstreamFields, "eject_base_ms"))
+    eject_max_ms = models.IntegerField(default=default(UpstreamFields, "eject_max_ms"))
+    eject_max_percent = models.IntegerField(default=default(UpstreamFields, "eject_max_percent"))
     tags = words(64)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -52,6 +70,7 @@ class Upstream(ConfigRow):
             models.CheckConstraint(
                 condition=Q(balancing__in=["round-robin", "least-connections"]), name="upstream_balancing_known"
             ),
+            models.CheckConstraint(condition=Q(probe__in=["none", "http", "tcp"]), name="upstream_probe_known"),
         ]
 
     def __str__(self) -> str:
@@ -253,3 +272,17 @@ class WorkerReport(models.Model):
 
     def __str__(self) -> str:
         return f"{self.node}/{self.worker}"
+
+
+class TargetReport(models.Model):
+    """What one node knows of the targets: a row per node, written by its recorder (see `routes.health`)."""
+
+    node = models.CharField(max_length=64, unique=True)
+    targets = models.JSONField(help_text="A list of `gateway.proxy.sightings.Sighting`, as plain values.")
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["node"]
+
+    def __str__(self) -> str:
+        return self.node

@@ -79,6 +79,38 @@ def server_name(text: str) -> str:
     return host_name(text) if text else ""
 
 
+def probe_path(text: str) -> str:
+    if not re.fullmatch(r"/[\x21-\x7e]*", text) or len(text) > 1000 or "#" in text:
+        raise ValueError(f"'{text}': a path starts with '/' and has at most 1000 characters, all else percent-encoded.")
+    return text
+
+
+def probe_host(text: str) -> str:
+    """As in a Host field: a name or an address, with or without a port. Empty: none."""
+    if not text:
+        return ""
+    found = re.fullmatch(r"(\[.*\]|[^:*]*)(?::([0-9]{1,5}))?", text)
+    if not found or not 0 < int(found[2] or 1) <= 65535:
+        raise ValueError(f"'{text}': write a host as in example.com or example.com:8080.")
+    return route_host(found[1]) + (f":{found[2]}" if found[2] else "")
+
+
+def statuses(text: str) -> str:
+    """`200-299,401`: the ranges in order, without spaces."""
+    ranges = sorted(status_ranges(text))
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def status_ranges(text: str) -> tuple[tuple[int, int], ...]:
+    found = []
+    for part in text.replace(" ", "").split(","):
+        ends = re.fullmatch(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", part)
+        if not ends or int(ends[1]) > int(ends[2] or ends[1]):
+            raise ValueError(f"'{part}': write statuses as 200 or 200-399, separated by commas.")
+        found.append((int(ends[1]), int(ends[2] or ends[1])))
+    return tuple(found)
+
+
 def method(text: str) -> str:
     upper = text.upper()
     if not _TOKEN.fullmatch(upper) or len(upper) > 32:

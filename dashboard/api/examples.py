@@ -105,7 +105,27 @@ STATUS: dict[str, Any] = {
             "requests": 1800,
             "server_errors": 4,
             "error_share": 0.0022,
-            "targets": [{"id": 1, "address": "10.0.0.1:80", "weight": 100, "enabled": True}],
+            "targets": [
+                {
+                    "id": 1,
+                    "address": "10.0.0.1:80",
+                    "weight": 100,
+                    "enabled": True,
+                    "state": "down",
+                    "since": "2026-11-22T12:41:12.310000Z",
+                    "nodes": 2,
+                    "nodes_agreeing": 1,
+                    "failures": 0,
+                    "in_flight": 1,
+                    "latency_ms": 17.4,
+                    "probe": {
+                        "at": "2026-11-22T12:41:32.310000Z",
+                        "fault": "Status 500.",
+                        "took_ms": 3.1,
+                        "streak": 0,
+                    },
+                }
+            ],
         }
     ],
 }

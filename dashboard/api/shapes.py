@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -159,11 +160,36 @@ class Degraded(Answer):
     detail: str
 
 
+class ProbeStatus(Answer):
+    at: datetime | None
+    fault: str
+    """Why the target did not pass; empty: it did."""
+    took_ms: float
+    streak: int
+    """Probes in a row that disagree with the state."""
+
+
 class TargetStatus(Answer):
     id: int
     address: str
     weight: int
     enabled: bool
+    state: Literal["up", "draining", "drained", "down", "ejected", "disabled", "unknown"]
+    """As the node sees it that sees it worst. `drained`: its last request is over. `unknown`: no node reports."""
+    since: datetime | None
+    """null: since the nodes started, or before."""
+    nodes: int
+    """So many nodes report it."""
+    nodes_agreeing: int
+    """And so many of them see that state."""
+    failures: int
+    """In a row, in the worker that saw most."""
+    in_flight: int
+    """Requests under way, on all nodes."""
+    latency_ms: float | None
+    """Moving average of the time until an answer begins; null: none yet."""
+    probe: ProbeStatus | None
+    """The last one; null: not probed."""
 
 
 class UpstreamStatus(Answer):

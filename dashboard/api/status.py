@@ -19,7 +19,8 @@ from dashboard import selectors
 from dashboard.api import examples, shapes
 from gateway.api.lists import check_parameters
 from gateway.api.views import ApiView
-from routes.models import Upstream, WorkerReport
+from routes.health import Health, Healths
+from routes.models import Target, Upstream, WorkerReport
 from routes.selectors import live_version, workers
 
 WINDOW = timedelta(minutes=15)
@@ -71,26 +72,39 @@ def _degraded(live: int, alive: list[WorkerReport]) -> list[shapes.Degraded]:
 
 
 def _upstreams() -> list[shapes.UpstreamStatus]:
-    """Three queries, however many there are."""
-    now = timezone.now()
+    """Four queries, however many there are."""
+    now, healths = timezone.now(), Healths()
     shares: dict[Any, selectors.Share] = {
         share.value: share for share in selectors.top(now - WINDOW, now, "upstream_id", limit=_MOST_UPSTREAMS)
     }
-    return [_upstream(upstream, shares.get(upstream.pk)) for upstream in Upstream.objects.prefetch_related("targets")]
-
-
-def _upstream(upstream: Upstream, share: selectors.Share | None) -> shapes.UpstreamStatus:
-    targets = [
-        shapes.TargetStatus(id=target.pk, address=str(target), weight=target.weight, enabled=target.enabled)
-        for target in upstream.targets.all()
+    return [
+        _upstream(upstream, shares.get(upstream.pk), healths)
+        for upstream in Upstream.objects.prefetch_related("targets")
     ]
+
+
+def _upstream(upstream: Upstream, share: selectors.Share | None, healths: Healths) -> shapes.UpstreamStatus:
     return shapes.UpstreamStatus(
         id=upstream.pk,
         name=upstream.name,
         requests=share.requests if share else 0,
         server_errors=share.server_errors if share else 0,
         error_share=share.server_errors / share.requests if share else None,
-        targets=targets,
+        targets=[_target(target, healths.of(upstream, target)) for target in upstream.targets.all()],
+    )
+
+
+def _target(target: Target, health: Health) -> shapes.TargetStatus:
+    probe = health.probe
+    return shapes.TargetStatus(
+        id=target.pk,
+        address=str(target),
+        weight=target.weight,
+        enabled=target.enabled,
+        **{name: getattr(health, name) for name in ("state", "since", "nodes", "failures", "in_flight", "latency_ms")},
+        nodes_agreeing=health.on,
+        probe=probe
+        and shapes.ProbeStatus(at=health.probed_at, fault=probe.fault, took_ms=probe.took_ms, streak=probe.streak),
     )
 
 

@@ -22,6 +22,7 @@ from gateway.proxy.snapshot import RouteSpec, Snapshot
 from keys.models import Consumer
 from routes import snapshots
 from routes.catalogue import registry
+from routes.health import Healths
 from routes.models import Route
 from routes.problems import CompileError
 
@@ -122,6 +123,7 @@ class RouteDetail(Page):
             "flow": drawn,
             "is_live": is_live,
             "consumers": dict(names),
+            "healths": Healths(),
             "curl": example(drawn, traffic_url(self.request)),
         }
 

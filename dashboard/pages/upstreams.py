@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from django.contrib import messages
@@ -16,6 +18,7 @@ from dashboard.breakdown import Day, TargetUsage, last_day
 from dashboard.figures import figures
 from dashboard.page import Guarded, Page
 from routes.document import TargetFields, bounds
+from routes.health import Health, Healths
 from routes.models import RouteUpstream, Target, Upstream
 from routes.selectors import former_weights
 
@@ -30,14 +33,17 @@ class Aim:
 
     target: Target
     share: float
+    health: Health
     usage: TargetUsage | None = None
     former: int = DEFAULT_WEIGHT
 
     @property
     def state(self) -> str:
-        if not self.target.enabled:
-            return "disabled"
-        return "up" if self.target.weight else "drained"
+        return self.health.state
+
+    @property
+    def serves(self) -> bool:
+        return self.state in ("up", "unknown")
 
     @property
     def address(self) -> str:
@@ -53,7 +59,7 @@ class Row:
 
     @property
     def serving(self) -> int:
-        return sum(aim.state == "up" for aim in self.aims)
+        return sum(aim.serves for aim in self.aims)
 
 
 class Upstreams(Page):
@@ -67,9 +73,15 @@ class Upstreams(Page):
         if wanted:
             found = found.filter(name__icontains=wanted) | found.filter(targets__host__icontains=wanted)
         upstreams: list[Any] = list(found.distinct())
+        healths = Healths()
         days = last_day("upstream_id", [upstream.pk for upstream in upstreams], self.now)
         rows = [
-            Row(upstream, aims(upstream.targets.all()), len(upstream.branches.all()), days[upstream.pk])
+            Row(
+                upstream,
+                aims(upstream, upstream.targets.all(), healths),
+                len(upstream.branches.all()),
+                days[upstream.pk],
+            )
             for upstream in upstreams
         ]
         return super().get_context_data(rows=rows, q=wanted, **context)
@@ -94,7 +106,7 @@ class UpstreamDetail(Page):
         return super().get_context_data(
             title=upstream.name,
             upstream=upstream,
-            aims=aims(targets, usage, former),
+            aims=aims(upstream, targets, Healths(), usage, former),
             branches=branches,
             sampled=sum(one.requests for one in usage.values()),
             gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},
@@ -104,15 +116,21 @@ class UpstreamDetail(Page):
         )
 
 
-def aims(targets: Any, usage: dict[str, TargetUsage] | None = None, former: dict[int, int] | None = None) -> list[Aim]:
+def aims(
+    upstream: Upstream,
+    targets: Iterable[Target],
+    healths: Healths,
+    usage: Mapping[str, TargetUsage] = MappingProxyType({}),
+    former: Mapping[int, int] = MappingProxyType({}),
+) -> list[Aim]:
     """In the order given."""
-    usage, former = usage or {}, former or {}
     targets = list(targets)
     total = sum(target.weight for target in targets if target.enabled)
     return [
         Aim(
             target,
             target.weight / total if total and target.enabled else 0.0,
+            healths.of(upstream, target),
             usage.get(str(target)),
             former.get(target.pk, DEFAULT_WEIGHT),
         )

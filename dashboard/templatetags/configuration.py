@@ -9,6 +9,8 @@ from typing import Any
 from django import template
 
 from dashboard.templatetags.dashboard import NOTHING
+from gateway.proxy.snapshot import TargetSpec
+from routes.health import Health, Healths
 
 register = template.Library()
 
@@ -17,6 +19,12 @@ register = template.Library()
 def named(consumers: Mapping[int, str] | str, consumer_id: int) -> str:
     """A consumer's name; one that is gone is known by its number."""
     return consumers.get(consumer_id, f"consumer {consumer_id}") if isinstance(consumers, Mapping) else ""
+
+
+@register.simple_tag
+def health_at(healths: Healths, upstream: str, target: TargetSpec) -> Health:
+    """What the nodes know of a target that is served."""
+    return healths.at(upstream, target.address, target.weight)
 
 
 @register.filter

@@ -162,7 +162,7 @@ def outcome_kind(outcome: str) -> str:
     """ok, warn: the client's doing; bad: ours or an upstream's."""
     if outcome in ("ok", "answered"):
         return "ok"
-    bad = ("upstream", "redis", "credentials", "internal", "plugin", "no_target", "not_ready")
+    bad = ("upstream", "redis", "credentials", "internal", "plugin", "no_target", "no_healthy", "not_ready")
     return "bad" if outcome.startswith(bad) else "muted" if outcome == "client_closed" else "warn"
 
 

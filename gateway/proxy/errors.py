@@ -14,6 +14,7 @@ GatewayError                      status  code                     outcome
 ├── ClientClosed                  499     client_closed            client_closed
 └── UpstreamError                 502     upstream_error           upstream_error
     ├── NoTarget                  503     no_target                no_target
+    │   └── NoHealthyTarget       503     no_healthy_target        no_healthy_target
     ├── UpstreamBusy              503     upstream_busy            upstream_busy
     ├── ConnectFailed             502     upstream_unreachable     upstream_unreachable
     ├── UpstreamBroke             502     upstream_broke           upstream_broke
@@ -38,8 +39,8 @@ OUTCOMES: frozenset[str] = frozenset({
     "key_missing", "key_invalid", "key_expired", "key_revoked", "consumer_disabled", "acl_denied",
     "rate_limited", "rejected",
     "plugin_failed", "redis_unavailable", "credentials_unavailable",
-    "no_target", "upstream_busy", "upstream_unreachable", "upstream_broke", "upstream_timeout", "upstream_error",
-    "client_closed", "internal_error",
+    "no_target", "no_healthy_target", "upstream_busy", "upstream_unreachable", "upstream_broke", "upstream_timeout",
+    "upstream_error", "client_closed", "internal_error",
 })  # fmt: skip
 
 
@@ -140,6 +141,13 @@ class NoTarget(UpstreamError):
     detail = "No target of the upstream is available."
 
 
+class NoHealthyTarget(NoTarget):
+    """There are targets with a weight, and the prober says of each that it is down."""
+
+    code, title = "no_healthy_target", "No healthy upstream target"
+    detail = "Every target of the upstream fails its health checks. Try again shortly."
+
+
 class UpstreamBusy(UpstreamError):
     """All connections to the target are in use and the waiting queue is full, or waiting took too long."""
 
@@ -197,6 +205,7 @@ def problem(error: GatewayError, instance: str) -> tuple[int, list[tuple[bytes, 
 #: RFC 9209 §2.3: the error types for our codes.
 PROXY_STATUS = {
     "no_target": b"destination_unavailable",
+    "no_healthy_target": b"destination_unavailable",
     "upstream_busy": b"connection_limit_reached",
     "upstream_unreachable": b"connection_refused",
     "upstream_broke": b"http_response_incomplete",

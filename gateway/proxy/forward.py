@@ -70,10 +70,13 @@ class Forwarder:
         exchange.sent_s = perf_counter()
         try:
             response = await self.transports.get(upstream, target).handle_async_request(request)
-        except BaseException:
+        except BaseException as error:
             state.in_flight -= 1
+            if isinstance(error, UpstreamError):
+                state.broke(error, exchange.body is not None)
             raise
         exchange.upstream_head_s = perf_counter()
+        state.answered(response.status_code, exchange.upstream_head_s - exchange.sent_s)
         stream = response.stream
         assert isinstance(stream, UpstreamAnswer)
         whole = stream.whole()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from gateway.proxy.errors import OUTCOMES
 from gateway.proxy.record import Record
@@ -58,6 +59,12 @@ USAGE_BAD_FILES = Gauge(
     "hydragate_usage_bad_files", "Files in the spool's bad/ directory: lines PostgreSQL refused.",
     multiprocess_mode="livemostrecent",
 )  # fmt: skip
+TARGET_UP = Gauge(
+    "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",
+    ["upstream", "target"], multiprocess_mode="livemostrecent",
+)  # fmt: skip
+#: What a child of a gauge is set to that means nothing any more: in a shared directory none can be removed.
+GONE = float("nan")
 
 
 class Observations:
@@ -136,8 +143,20 @@ def exposition() -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_Known(MultiProcessCollector(None)))  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+class _Known(Collector):
+    """Another collector's metrics without what is GONE."""
+
+    def __init__(self, collector: MultiProcessCollector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._collector.collect():  # type: ignore[no-untyped-call]
+            metric.samples = [sample for sample in metric.samples if sample.value == sample.value]
+            yield metric
 
 
 def process_dead(pid: int) -> None:

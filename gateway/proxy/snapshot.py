@@ -33,6 +33,31 @@ class TargetSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EjectPolicy:
+    """When a target that fails is left out. Judged by each worker from the traffic it sees itself."""
+
+    after: int = 5  # failures in a row; 0: never
+    base_s: float = 10.0  # the first time; each further time in a row twice as long
+    max_s: float = 300.0
+    max_share: float = 0.5  # of the upstream's targets; one may always go, but for the last
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePolicy:
+    """How a node asks each target by itself whether it is well."""
+
+    kind: Literal["http", "tcp"]  # tcp: a connection can be made
+    path: str
+    host: str  # for the Host field; empty: the target's
+    interval_s: float
+    timeout_s: float
+    healthy_after: int  # good answers in a row until a target that is down is up
+    unhealthy_after: int  # bad ones until one that is up is down
+    statuses: tuple[tuple[int, int], ...]  # ranges, both ends included
+    body: bytes  # must be in the answer's body; empty: anything will do
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSpec:
     id: int
     name: str
@@ -47,6 +72,8 @@ class UpstreamSpec:
     tls_verify: bool
     tls_server_name: str  # empty: the target's host
     targets: tuple[TargetSpec, ...]
+    eject: EjectPolicy = EjectPolicy()
+    probe: ProbePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,10 @@ from pydantic import BaseModel
 from dashboard.api import examples, shapes
 from dashboard.shipping import ship
 from dashboard.spool import Spool
+from gateway.proxy.health import Probed
+from gateway.proxy.sightings import Sighting
 from keys.models import ApiKey, Consumer
+from routes import health
 from routes.models import ConfigVersion, Route, Target, Upstream, WorkerReport
 from tests.api.caller import Caller
 from tests.dashboard.segments import segment_write
@@ -213,6 +216,8 @@ def test_status_tells_what_each_worker_serves_and_how_upstreams_do(
     call: Caller, names: None, tmp_path: Path, django_assert_max_num_queries: Any
 ) -> None:
     Target.objects.create(upstream_id=7, host="10.0.0.1", port=80)
+    probe = Probed(up=False, since_s=60.0, at_s=90.0, fault="Status 500.", took_ms=3.0)
+    health.report("n1", [Sighting("shop", "10.0.0.1:80", "down", 60.0, 0, 2, 3, 17.5, probe)])
     ConfigVersion.objects.create(number=2, document={}, digest="d", author="x", source="test", live=True)
     report = {"node": "n1", "pid": 1, "role": "all", "applied_at": timezone.now(), "seen_at": timezone.now()}
     WorkerReport.objects.create(worker=1, version=2, **report)
@@ -230,7 +235,13 @@ def test_status_tells_what_each_worker_serves_and_how_upstreams_do(
     assert found["degraded"] == [{"part": "worker n1/2", "detail": "Serves version 1, not 2: no such plugin"}]
     (upstream,) = found["upstreams"]
     assert (upstream["name"], upstream["requests"], upstream["error_share"]) == ("shop", 4, 0.25)
-    assert [target["address"] for target in upstream["targets"]] == ["10.0.0.1:80"]
+    (target,) = upstream["targets"]
+    assert target == {
+        "id": target["id"], "address": "10.0.0.1:80", "weight": 100, "enabled": True, "state": "down",
+        "since": "1970-01-01T00:01:00Z", "nodes": 1, "nodes_agreeing": 1, "failures": 2, "in_flight": 3,
+        "latency_ms": 17.5,
+        "probe": {"at": "1970-01-01T00:01:30Z", "fault": "Status 500.", "took_ms": 3.0, "streak": 0},
+    }  # fmt: skip
 
 
 def test_nothing_that_serves_is_degraded(call: Caller) -> None:

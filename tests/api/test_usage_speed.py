@@ -70,7 +70,7 @@ def caller(django_db_setup: None, django_db_blocker: Any) -> Any:
         ("/usage/top?by=outcomes", 1),
         ("/usage/top?by=consumers", 2),
         ("/usage/top?by=keys", 2),
-        ("/status", 4),
+        ("/status", 5),
     ],
 )
 def test_a_day_of_a_million_requests_answers_at_once(caller: Caller, path: str, queries: int) -> None:

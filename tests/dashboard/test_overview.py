@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +15,10 @@ from dashboard.csp import ADMIN, STRICT
 from dashboard.overview import change, overview
 from dashboard.shipping import ship
 from dashboard.timerange import TimeRange, parse
-from routes.models import Route
+from gateway.proxy.health import Probed
+from gateway.proxy.sightings import Sighting
+from routes import health
+from routes.models import Route, Target, Upstream
 from routes.services import change as config_change
 from tests.dashboard.segments import segment_write
 from tests.proxy.exchanges import finished
@@ -68,6 +72,23 @@ def test_errors_are_listed_by_their_reason(traffic):
     found = overview(TimeRange(NOW - HOUR, NOW))
     assert [(row.name, row.requests) for row in found.outcomes] == [("upstream unreachable", 6), ("rate limited", 3)]
     assert "outcome=upstream_unreachable" in found.outcomes[0].url
+
+
+def test_targets_in_trouble_are_named_first(traffic):
+    for number, name in enumerate(("fine", "troubled"), 1):
+        upstream = Upstream.objects.create(name=name)
+        for host in (1, 2):
+            Target.objects.create(upstream=upstream, host=f"10.0.{number}.{host}", port=80)
+    probe = Probed(up=False, since_s=60.0, fault="Status 500.")
+    down = Sighting("troubled", "10.0.2.1:80", "down", 60.0, 0, 0, 3, 12.5, probe)
+    up = Sighting("troubled", "10.0.2.2:80", "up", 0.0, 0, 0, 0, None, None)
+    health.report("n1", [down, up])
+    found = overview(TimeRange(NOW - HOUR, NOW)).health
+    assert [(one.upstream.name, one.state) for one in found] == [("troubled", "warn"), ("fine", "muted")]
+    assert [aim.health.state for aim in found[0].targets] == ["down", "up"]
+    assert found[0].targets[0].title == "10.0.2.1:80: down (probe: Status 500.), weight 100"
+    health.report("n1", [down, replace(up, state="ejected")])
+    assert overview(TimeRange(NOW - HOUR, NOW)).health[0].state == "bad"
 
 
 def test_charts_add_up_to_the_figures(traffic):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -8,6 +9,8 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from dashboard.shipping import ship
+from gateway.proxy.sightings import Sighting
+from routes import health
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Upstream
 from routes.services import change
 from tests.dashboard.configuring import configured, staff
@@ -159,6 +162,15 @@ def test_the_flow_is_what_the_workers_serve(operator):
     text = page.content.decode()
     assert "for alice" in text
     assert "style=" not in text
+
+
+def test_the_flow_shows_what_the_nodes_know_of_the_targets(operator):
+    sighting = Sighting("users", "10.0.0.1:80", "ejected", 60.0, 1, 7, 0, None, None)
+    health.report("n1", [sighting, replace(sighting, address="10.0.0.2:80", state="up", failures=0)])
+    page = operator.get(detail()).content.decode()
+    [line] = [line for line in page.splitlines() if "<code>10.0.0.1:80</code>" in line]
+    assert 'title="7 failures in a row"' in line
+    assert "75 % ejected" in line.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 def test_a_disabled_route_is_drawn_as_it_would_be(operator):

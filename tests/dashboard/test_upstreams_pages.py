@@ -5,7 +5,10 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from dashboard.shipping import ship
+from gateway.proxy.health import Probed
+from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import UpstreamSpec
+from routes import health
 from routes.models import ConfigVersion, Target, Upstream
 from tests.dashboard.configuring import configured, staff
 from tests.dashboard.segments import segment_write
@@ -67,11 +70,26 @@ def test_targets_with_their_state_share_and_figures(operator, traffic, django_as
     with django_assert_max_num_queries(14):
         page = operator.get(detail())
     assert [(aim.address, aim.state, aim.share, aim.usage and aim.usage.requests) for aim in page.context["aims"]] == [
-        ("10.0.0.1:80", "up", 0.75, 2), ("10.0.0.2:80", "up", 0.25, None), ("10.0.0.3:80", "disabled", 0, None),
+        ("10.0.0.1:80", "unknown", 0.75, 2), ("10.0.0.2:80", "unknown", 0.25, None),
+        ("10.0.0.3:80", "disabled", 0, None),
     ]  # fmt: skip
     assert list(page.context["gone"]) == ["10.9.9.9:80"]
     assert page.context["summary"].requests == 3
     assert [branch.route.name for branch in page.context["branches"]] == ["orders", "users"]
+
+
+def test_what_the_nodes_know_of_each_target(operator, django_assert_max_num_queries):
+    probe = Probed(up=False, since_s=60.0, at_s=timezone.now().timestamp(), fault="Status 500.", took_ms=3.0)
+    up = Sighting("users", "10.0.0.2:80", "ejected", 60.0, 2, 7, 321, 17.0, None)
+    health.report("n1", [Sighting("users", "10.0.0.1:80", "down", 60.0, 0, 0, 3, 12.5, probe), up])
+    with django_assert_max_num_queries(14):
+        page = operator.get(detail())
+    assert [aim.state for aim in page.context["aims"]] == ["down", "ejected", "disabled"]
+    text = page.content.decode()
+    for shown in ("probe: Status 500.", "7 failures in a row", "17 ms", ">321<", "3.00 ms"):
+        assert shown in text, shown
+    [row] = [row for row in operator.get(LIST).context["rows"] if row.upstream.name == "users"]
+    assert row.serving == 0
 
 
 def test_draining_and_restoring_give_the_weight_back(operator):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
+from time import time
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
 from django.urls import reverse
 
-from routes import selectors, services, versions
+from gateway.proxy.health import Probed
+from gateway.proxy.sightings import Sighting
+from routes import health, selectors, services, versions
 from routes.models import ConfigVersion, PluginSetting, Route, Target, Upstream
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("configured")]
@@ -73,6 +77,18 @@ def test_lists_are_shown_with_a_fixed_number_of_queries(client, model, django_as
     selectors.report_applied(node="n", worker=0, pid=1, role="all", number=1, apply_ms=1)
     with django_assert_max_num_queries(14):
         assert client.get(url(model, "changelist")).status_code == 200
+
+
+def test_targets_are_shown_with_what_the_nodes_know_of_them(client, django_assert_max_num_queries):
+    target = Target.objects.first()
+    probe = Probed(up=False, since_s=60.0, at_s=time(), fault="Status 500.", took_ms=3.0)
+    health.report("n", [Sighting(target.upstream.name, str(target), "down", 60.0, 0, 2, 7, 1.0, probe)])
+    page = client.get(url("upstream", "change", target.upstream_id)).content.decode()
+    assert "down: 2 failures in a row, probe: Status 500." in page
+    assert re.search(r"Status 500, 0\sminutes ago", page)
+    with django_assert_max_num_queries(14):
+        page = client.get(url("target", "changelist"))
+    assert [one.health.in_flight for one in page.context["cl"].result_list if one.pk == target.pk] == [7]
 
 
 @pytest.mark.parametrize("model", [Upstream, Route, PluginSetting, ConfigVersion])

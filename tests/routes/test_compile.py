@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.snapshot import FieldCondition, TargetSpec, WeightedUpstream
-from routes.compile import CompileError
+from gateway.proxy.snapshot import EjectPolicy, FieldCondition, ProbePolicy, TargetSpec, WeightedUpstream
+from routes.compile import CompileError, upstreams_of
 from routes.compile import compile as compile_document
 
 
@@ -113,6 +113,43 @@ def test_a_pointer_leads_to_the_very_value(registry):
         "/upstreams/0/targets/0/port",
         "/routes/0/paths/1",
     ]
+
+
+PROBE = {
+    "probe": "http", "probe_path": "/up?deep=1", "probe_host": "Users.test:8080", "probe_interval_ms": 1500,
+    "probe_statuses": "401, 200-299", "probe_body": "well",
+}  # fmt: skip
+
+
+def test_health_reaches_the_snapshot(registry):
+    wanted = document(upstreams=[upstream(**PROBE, eject_after=3, eject_max_percent=25)])
+    spec = compile_document(wanted, registry).upstreams["users"]
+    assert spec.eject == EjectPolicy(3, 10.0, 300.0, 0.25)
+    assert spec.probe == ProbePolicy(
+        "http", "/up?deep=1", "users.test:8080", 1.5, 2.0, 2, 3, ((200, 299), (401, 401)), b"well"
+    )
+    assert upstreams_of({**wanted, "plugins": [{"name": "gone from here"}]}) == {"users": spec}
+    assert compile_document(document(upstreams=[upstream()]), registry).upstreams["users"].probe is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("probe", "ping"), ("probe_path", "up"), ("probe_path", "/a b"), ("probe_host", "http://x"),
+        ("probe_host", "*.x"), ("probe_host", "x:0"), ("probe_host", "x:70000"), ("probe_statuses", ""),
+        ("probe_statuses", "299-200"), ("probe_statuses", "2xx"), ("probe_interval_ms", 99), ("probe_timeout_ms", 0),
+        ("probe_healthy_after", 0), ("probe_body", "x" * 201), ("eject_after", -1), ("eject_base_ms", 1),
+        ("eject_max_ms", 9_999), ("eject_max_percent", 101),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_about_health_is_named_at_its_field(field, value, registry):
+    (problem,) = problems(document(upstreams=[upstream(**{field: value})]), registry)
+    assert problem.startswith(f'upstreams["users"].{field}: ')
+
+
+def test_a_first_ejection_longer_than_the_longest_is_refused(registry):
+    (problem,) = problems(document(upstreams=[upstream(eject_base_ms=600_000)]), registry)
+    assert problem.startswith('upstreams["users"].eject_max_ms: At most is less than at first')
 
 
 @pytest.mark.parametrize("wanted", [None, [], "text", {}, {"format": 2}, {"format": True}, {"format": 1, "routes": {}}])

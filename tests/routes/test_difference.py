@@ -36,3 +36,10 @@ def test_a_line_for_each():
 
 def test_equal_documents_do_not_differ():
     assert changes(AFTER, AFTER) == []
+
+
+def test_a_field_that_an_older_version_lacks_was_at_its_default():
+    newer = {"upstreams": [{"id": 1, "name": "users", "retries": 1, "eject_after": 5, "probe": "none"}]}
+    assert difference({"upstreams": BEFORE["upstreams"]}, newer) == []
+    newer["upstreams"][0]["eject_after"] = 0
+    assert difference({"upstreams": BEFORE["upstreams"]}, newer) == ['~ upstreams["users"]: eject_after']

@@ -1,4 +1,4 @@
-"""`manage.py recorder`: ships the usage rows of this node's workers. `serve` and `up` start it.
+"""`manage.py recorder`: ships the usage rows of this node's workers, and probes targets. `serve` and `up` start it.
 
 One for a data directory. After SIGTERM it ships what lies there and ends, so it is to be stopped after the workers.
 """
@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from dashboard.recorder import Recorder
 from dashboard.spool import AlreadyRunning, Spool
+from dashboard.watcher import Watcher
 from gateway.proxy.segments import spool_dir
 
 
@@ -23,7 +24,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         environment = settings.ENVIRONMENT
-        recorder = Recorder(Spool(spool_dir(environment.data_dir)), environment.node, environment.usage_retention_days)
+        spool, watcher = Spool(spool_dir(environment.data_dir)), Watcher(environment.data_dir)
+        recorder = Recorder(spool, environment.node, environment.usage_retention_days, watcher)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

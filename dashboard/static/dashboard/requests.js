@@ -60,7 +60,7 @@ const statusKind = (status) => ({ 2: "ok", 3: "muted", 4: "warn", 5: "bad" })[Ma
 
 function outcomeKind(outcome) {
   if (outcome === "ok" || outcome === "answered") return "ok";
-  if (/^(upstream|redis|credentials|internal|plugin|no_target|not_ready)/.test(outcome)) return "bad";
+  if (/^(upstream|redis|credentials|internal|plugin|no_target|no_healthy|not_ready)/.test(outcome)) return "bad";
   return outcome === "client_closed" ? "muted" : "warn";
 }
 

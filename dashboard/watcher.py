@@ -1,0 +1,98 @@
+"""The node's watch over its targets: runs the probes, and puts together what they and the workers see.
+
+A thread of the recorder process with a loop of its own, so that neither a slow database nor a backlog of usage rows
+holds up a probe. What to probe it reads from the document the workers keep on disk: it works with PostgreSQL away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from pathlib import Path
+
+from gateway.proxy import metrics
+from gateway.proxy.board import Board
+from gateway.proxy.prober import Prober
+from gateway.proxy.sightings import Sighting, sightings
+from gateway.proxy.snapshot import UpstreamSpec
+from routes.compile import upstreams_of
+from routes.kept import kept, kept_path
+
+logger = logging.getLogger(__name__)
+
+TURN_S = 0.5
+TIDY_S = 60.0
+#: What an earlier recorder of this node knew is where this one begins, unless it is older.
+KNOWN_S = 600.0
+
+
+class Watcher(threading.Thread):
+    """`sightings` is replaced whole; anybody may read it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self.sightings: list[Sighting] = []
+        self._data_dir = data_dir
+        self._board = Board(data_dir)
+        self._upstreams: list[UpstreamSpec] = []
+        self._stamp: tuple[int, int] | None = None  # of the document read last
+        self._told: dict[tuple[str, str], bool] = {}
+        self._tidy_at_s = 0.0
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self.is_alive():
+            self.join(5)
+
+    async def _run(self) -> None:
+        changed = asyncio.Event()
+        prober = Prober(self._board.probes(KNOWN_S), changed.set)
+        while not self._stopping.is_set():
+            try:
+                self._turn(prober)
+            except Exception:  # protects the probes: a watcher that stopped would leave targets as they are
+                logger.exception("watching the targets failed")
+            changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), TURN_S)
+        await prober.aclose()
+
+    def _turn(self, prober: Prober) -> None:
+        if self._changed():
+            prober.aim(self._upstreams)
+        self._board.post_probes(prober.probes)
+        self.sightings = sightings(self._upstreams, self._board.reports(), prober.probes)
+        self._measure()
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._tidy_at_s:
+            self._board.tidy()
+            self._tidy_at_s = now_s + TIDY_S
+
+    def _changed(self) -> bool:
+        """Reads the document, if there is another one. One that cannot be read leaves everything as it is."""
+        try:
+            found = kept_path(self._data_dir).stat()
+            stamp = found.st_mtime_ns, found.st_ino
+            if stamp == self._stamp:
+                return False
+            document, _, _ = kept(self._data_dir)
+        except (OSError, ValueError, LookupError):
+            return False
+        self._stamp = stamp
+        self._upstreams = list(upstreams_of(document).values())
+        return True
+
+    def _measure(self) -> None:
+        now = {(one.upstream, one.address): one.state in ("up", "draining") for one in self.sightings}
+        for key, up in now.items():
+            if self._told.get(key) is not up:
+                metrics.TARGET_UP.labels(*key).set(float(up))
+        for key in self._told.keys() - now.keys():
+            metrics.TARGET_UP.labels(*key).set(metrics.GONE)
+        self._told = now

@@ -1,0 +1,108 @@
+"""Whether a target is well: pure rules, for what a worker's own traffic shows and for what a node's probes say.
+
+    Standing   in ──`after` failures in a row──► out ──time is up, one request goes──► trial ──it is answered──► in
+                                                  ▲                                      │
+                                                  └─────────it fails: twice as long──────┘
+    Probed     up ──`unhealthy_after` bad probes in a row──► down ──`healthy_after` good ones──► up
+
+A target takes traffic if it has a weight, is up and is in. What is the gateway's own or the client's doing never counts
+against a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gateway.proxy.errors import ConnectFailed, UpstreamBroke, UpstreamError, UpstreamTimeout
+from gateway.proxy.snapshot import EjectPolicy, ProbePolicy
+
+State = Literal["up", "draining", "down", "ejected"]
+
+#: Answers that speak of the request, not of the target: 501 Not Implemented, 505 HTTP Version Not Supported.
+NOT_ITS_FAULT = frozenset({501, 505})
+_DOUBLINGS_MAX = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one worker holds against a target. Times are those of the balancer's clock."""
+
+    failures: int = 0  # in a row
+    ejections: int = 0  # without a long good time between them
+    phase: Literal["in", "out", "trial"] = "in"
+    until_s: float = 0.0  # out: no request before; trial: no further one before; in: when the last ejection ended
+
+
+GOOD = Standing()
+
+
+def failed(standing: Standing, now_s: float, policy: EjectPolicy, may_eject: bool) -> Standing:
+    """`may_eject`: enough others are left. A failure of a request sent before the ejection changes nothing more."""
+    failures = standing.failures + 1
+    if standing.phase == "in":
+        if not policy.after or failures < policy.after or not may_eject:
+            return replace(standing, failures=failures)
+    elif standing.phase == "out":
+        return replace(standing, failures=failures)
+    forgotten = standing.phase == "in" and now_s - standing.until_s > policy.max_s
+    ejections = 0 if forgotten else standing.ejections
+    out_s = min(policy.base_s * 2.0 ** min(ejections, _DOUBLINGS_MAX), policy.max_s)
+    return Standing(failures, ejections + 1, "out", now_s + out_s)
+
+
+def answered(standing: Standing, now_s: float) -> Standing:
+    """After a good answer. While a target is out, one of an older request proves nothing."""
+    if standing.phase == "out":
+        return standing
+    return Standing(0, standing.ejections, "in", standing.until_s if standing.phase == "in" else now_s)
+
+
+def tried(standing: Standing, now_s: float, policy: EjectPolicy) -> Standing:
+    """A request goes to a target whose time out is over. If nothing comes of it, another may go `base_s` later."""
+    return replace(standing, phase="trial", until_s=now_s + policy.base_s)
+
+
+def takes(standing: Standing, now_s: float) -> bool:
+    return standing.phase == "in" or standing.until_s <= now_s
+
+
+def ejectable(targets: int, policy: EjectPolicy) -> int:
+    """How many of so many targets may be out or down before no further one is ejected: one always, the last never."""
+    return min(targets - 1, max(1, int(targets * policy.max_share)))
+
+
+def blames(error: UpstreamError, with_body: bool) -> bool:
+    """Whether an attempt that ended so counts against the target. With a body the total time may be the client's."""
+    if isinstance(error, UpstreamTimeout):
+        return error.phase != "total" or not with_body
+    return isinstance(error, ConnectFailed | UpstreamBroke)
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What the probes of a node say of a target. Times are seconds since the epoch."""
+
+    up: bool = True
+    since_s: float = 0.0  # of `up`; 0: since it is probed
+    streak: int = 0  # probes in a row that say otherwise
+    at_s: float = 0.0  # the last probe, and what it found; "" is good
+    fault: str = ""
+    took_ms: float = 0.0
+
+
+def probed(before: Probed, policy: ProbePolicy, *, fault: str, at_s: float, took_ms: float) -> Probed:
+    """After one more probe."""
+    good = not fault
+    streak = 0 if good == before.up else before.streak + 1
+    if streak and streak >= (policy.healthy_after if good else policy.unhealthy_after):
+        return Probed(good, at_s, 0, at_s, fault, took_ms)
+    return Probed(before.up, before.since_s, streak, at_s, fault, took_ms)
+
+
+def state_of(weight: int, up: bool, ejected: bool) -> State:
+    if not weight:
+        return "draining"
+    if not up:
+        return "down"
+    return "ejected" if ejected else "up"

@@ -1,0 +1,240 @@
+"""Targets that fail, hang, refuse and die behind a real gateway, and come back: few clients notice."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.gateway import Gateway, route, wait_until
+from tests.e2e.load import Load
+from tests.running import free_port
+from tests.upstream import OK, Wire, answering, serving
+
+BROKEN = b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n"
+REQUESTS = 600
+
+
+async def hang(wire: Wire) -> None:
+    await wire.left()
+
+
+@contextmanager
+def target(script: Callable[[Wire], Awaitable[None]], port: int = 0) -> Iterator[int]:
+    """An upstream in a thread of its own; its port."""
+    loop = asyncio.new_event_loop()
+    ports: list[int] = []
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(script, port=port) as up:
+            ports.append(up.port)
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=[serve()], daemon=True)
+    thread.start()
+    wait_until(lambda: ports)
+    try:
+        yield ports[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+def configure(gateway: Gateway, *ports: int, **fields: Any) -> None:
+    up = {"name": "up", "targets": [{"host": "127.0.0.1", "port": port} for port in ports], **fields}
+    gateway.configure({"format": 1, "upstreams": [up], "routes": [route("all", "/*", "up")]})
+
+
+def ask(port: int, times: int, connections: int = 2) -> list[int]:
+    """Statuses in the order of the answers, from a few clients with keep-alive."""
+    statuses: list[int] = []
+
+    def client(share: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        for _ in range(share):
+            connection.request("GET", "/x")
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        connection.close()
+
+    clients = [threading.Thread(target=client, args=[times // connections]) for _ in range(connections)]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join(60)
+    return statuses
+
+
+def states(gateway: Gateway) -> dict[int, str]:
+    return {int(one["address"].rpartition(":")[2]): one["state"] for one in gateway.get_json("/status")["targets"]}
+
+
+# --- ejection: from traffic alone -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def refusing() -> Iterator[int]:
+    """A port that nobody listens on, and that nobody else is given."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+BAD: dict[str, Callable[[], Any]] = {
+    "fails": lambda: target(answering(BROKEN)), "hangs": lambda: target(hang), "refuses": refusing,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_one_of_three_fails_at_most_five_requests(gateway: Gateway, plain_upstream: int, kind: str) -> None:
+    with BAD[kind]() as bad, target(answering(OK)) as other:
+        configure(gateway, bad, plain_upstream, other, first_byte_timeout_ms=100)
+        # What hangs already when the fifth time limit runs out fails as well, so there is one client for that.
+        statuses = ask(gateway.port, REQUESTS, connections=1 if kind == "hangs" else 2)
+        failed = [number for number, status in enumerate(statuses) if status != 200]
+        assert len(statuses) == REQUESTS
+        assert len(failed) <= (0 if kind == "refuses" else 5), failed  # who is refused goes on to the next
+        after = statuses[failed[-1] + 1 :] if failed else statuses
+        assert len(after) >= REQUESTS * 0.9
+        assert states(gateway) == {bad: "ejected", plain_upstream: "up", other: "up"}
+
+
+def test_it_comes_back_by_one_request_and_stays_when_it_is_well(gateway: Gateway, plain_upstream: int) -> None:
+    well = threading.Event()
+    seen: list[bool] = []
+
+    async def moody(wire: Wire) -> None:
+        while await wire.head():
+            seen.append(well.is_set())
+            await wire.send(OK if well.is_set() else BROKEN)
+
+    with target(moody) as bad:
+        configure(gateway, bad, plain_upstream, eject_base_ms=300, eject_max_ms=1000)
+        load = Load(gateway.port, "/x", threads=2, rate=100).start()
+        wait_until(lambda: len(seen) >= 7, what="two trials")  # 5 to be ejected, then one each time
+        assert load.statuses()[500] <= 8
+        well.set()
+        wait_until(lambda: states(gateway)[bad] == "up")
+        begun = len(load.answers)
+        wait_until(lambda: len(load.answers) > begun + 100)
+        load.stop()
+        assert {status for _, status, _ in load.answers[begun:]} == {200}
+        assert sum(seen) > 30
+    assert load.errors == []
+
+
+def test_clients_that_leave_and_bodies_that_are_too_large_hold_nothing_against_a_target(
+    gateway: Gateway, plain_upstream: int
+) -> None:
+    async def slow(wire: Wire) -> None:
+        while head := await wire.head():
+            if b"/slow" in head:
+                await wire.left()
+            await wire.send(OK)
+
+    with target(slow) as one, target(slow) as two:
+        up = {"name": "up", "targets": [{"host": "127.0.0.1", "port": port} for port in (one, two)]}
+        routes = [route("all", "/*", "up"), route("small", "/small/*", "up", max_body_bytes=10)]
+        gateway.configure({"format": 1, "upstreams": [up], "routes": routes})
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+                client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+                wait_until(lambda: gateway.get_json("/status")["requests_in_flight"] >= 1)
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+                client.sendall(b"POST /small/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n14\r\n")
+                client.sendall(b"x" * 20 + b"\r\n0\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 413")
+        assert states(gateway) == {one: "up", two: "up"}
+        assert all(not each["failures"] for each in gateway.get_json("/status")["targets"])
+
+
+def test_a_reload_forgets_nothing(gateway: Gateway, plain_upstream: int) -> None:
+    with target(answering(BROKEN)) as bad:
+        configure(gateway, bad, plain_upstream)
+        ask(gateway.port, 30)
+        assert states(gateway)[bad] == "ejected"
+        configure(gateway, bad, plain_upstream, retries=3)
+        assert states(gateway)[bad] == "ejected"
+        assert set(ask(gateway.port, 30)) == {200}
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+PROBED: dict[str, Any] = {
+    "probe": "http", "probe_interval_ms": 100, "probe_timeout_ms": 1000, "probe_healthy_after": 2,
+    "probe_unhealthy_after": 2,
+}  # fmt: skip
+
+
+def test_probes_bring_a_dead_target_down_and_back_up(gateway: Gateway, plain_upstream: int) -> None:
+    port = free_port()
+    load = Load(gateway.port, "/x", threads=2, rate=50)
+    with target(answering(OK), port):
+        configure(gateway, port, plain_upstream, **PROBED, eject_after=0)
+        wait_until(lambda: all(one["probe"] for one in gateway.get_json("/status")["targets"]), what="first probes")
+        load.start()
+    wait_until(lambda: states(gateway) == {port: "down", plain_upstream: "up"})
+    [shown] = [one for one in gateway.get_json("/status")["targets"] if one["state"] == "down"]
+    assert "Connection refused" in shown["probe"]["fault"]
+    assert time.time() - 10 < shown["since_s"] <= time.time()
+    with target(answering(OK), port):
+        wait_until(lambda: states(gateway) == {port: "up", plain_upstream: "up"})
+        begun = len(load.answers)
+        wait_until(lambda: len(load.answers) > begun + 20)
+        load.stop()
+    assert load.errors == []
+    assert set(load.statuses()) == {200}  # those that met a closed port went on to the other
+
+
+def test_all_down_is_answered_at_once(gateway: Gateway) -> None:
+    with refusing() as one, refusing() as two:
+        configure(gateway, one, two, **{**PROBED, "probe_interval_ms": 1500})
+        wait_until(lambda: set(states(gateway).values()) == {"down"}, 15)
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=5)
+        times_s: list[float] = []
+        for _ in range(20):
+            begun = time.perf_counter()
+            connection.request("GET", "/x")
+            answer = connection.getresponse()
+            body = answer.read()
+            times_s.append(time.perf_counter() - begun)
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
+            assert b'"code": "no_healthy_target"' in body
+        connection.close()
+    assert sorted(times_s)[10] < 0.05, times_s
+
+
+def test_probes_come_once_per_node_and_outlive_the_recorder(gateway: Gateway, plain_upstream: int) -> None:
+    agents: Counter[bytes] = Counter()
+
+    async def counting(wire: Wire) -> None:
+        while head := await wire.head():
+            agents[b"probe" if b"hydragate-probe" in head else b"other"] += 1
+            await wire.send(OK)
+
+    with target(counting) as port, refusing() as dead:
+        configure(gateway, port, dead, plain_upstream, **{**PROBED, "probe_interval_ms": 200})
+        wait_until(lambda: states(gateway)[dead] == "down")
+        begun, begun_s = agents[b"probe"], time.monotonic()
+        wait_until(lambda: agents[b"probe"] >= begun + 10)
+        assert time.monotonic() - begun_s > 1.7  # ten intervals of one prober, not of one per worker
+        [recorder] = gateway.pids("recorder")
+        os.kill(recorder, signal.SIGKILL)
+        wait_until(lambda: set(gateway.pids("recorder")) - {recorder}, 20)
+        begun = agents[b"probe"]
+        wait_until(lambda: agents[b"probe"] > begun + 2, 20)
+        assert states(gateway)[dead] == "down"
