@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from math import ceil
 from time import monotonic, time
 
+import httpx
+
 from gateway.proxy import health
 from gateway.proxy.errors import NoHealthyTarget, NoTarget, UpstreamError
 from gateway.proxy.health import GOOD, NOT_ITS_FAULT, Standing
@@ -23,13 +25,15 @@ RETRY_AFTER_MAX_S = 60
 
 
 class TargetState:
-    """What one worker knows of one address. `forward` calls `answered` or `broke` once for each attempt."""
+    """What one worker knows of one address. `forward` calls `answered` or `broke` once for each attempt, and keeps here
+    the `transport` that leads there, which is the right one for the requests of its `group`."""
 
-    __slots__ = ("credit", "down", "group", "in_flight", "latency_s", "since_s", "standing", "target")
+    __slots__ = ("credit", "down", "group", "in_flight", "latency_s", "since_s", "standing", "target", "transport")
 
     def __init__(self, target: TargetSpec, down: bool) -> None:
         self.target = target
         self.group: Group | None = None  # None: it has no weight, so nobody chooses it
+        self.transport: httpx.AsyncBaseTransport | None = None
         self.in_flight = 0
         self.credit = 0  # smooth weighted round-robin's running balance
         self.latency_s = 0.0  # moving average of the time to a good answer's head; 0: none yet
@@ -82,10 +86,10 @@ class Group:
         self.upstream = upstream
         self.members = members
         self.clock = clock
-        self.sole = members[0].target if len(members) == 1 else None
+        self.sole = members[0] if len(members) == 1 else None
         self.wary = not members or not all(state.well for state in members)
 
-    def pick(self, tried: Collection[str]) -> TargetSpec:
+    def pick(self, tried: Collection[str]) -> TargetState:
         """Looks at each. Raises NoTarget, NoHealthyTarget."""
         if not self.members:
             raise NoTarget()
@@ -99,7 +103,7 @@ class Group:
         state = self.choose([state for state in usable if state.target.address not in tried] or usable)
         if state.standing.phase != "in" and health.takes(state.standing, now_s):
             state.standing = health.tried(state.standing, now_s, self.upstream.eject)
-        return state.target
+        return state
 
     def choose(self, states: Sequence[TargetState]) -> TargetState:
         if self.upstream.balancing == "least-connections":
@@ -128,7 +132,7 @@ class Balancer:
             found = self._states[key] = TargetState(target, key in self._down)
         return found
 
-    def pick(self, upstream: UpstreamSpec, tried: Collection[str] = ()) -> TargetSpec:
+    def pick(self, upstream: UpstreamSpec, tried: Collection[str] = ()) -> TargetState:
         """The target for the next attempt; an address in `tried` only when no other is left.
 
         Raises NoTarget, NoHealthyTarget.
@@ -138,14 +142,14 @@ class Balancer:
             group = self._group(upstream)
         if group.wary or tried:
             return group.pick(tried)
-        return group.sole or group.choose(group.members).target
+        return group.sole or group.choose(group.members)
 
     def _group(self, upstream: UpstreamSpec) -> Group:
         """Made for each configuration; a request of the one before makes its own again, from the same states."""
         members = []
         for target in upstream.targets:
             state = self.state(upstream, target)
-            state.target, state.group = target, None
+            state.target, state.group, state.transport = target, None, None
             if not upstream.eject.after:
                 state.standing = GOOD
             if target.weight:

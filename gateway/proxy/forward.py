@@ -22,7 +22,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.messages import UpstreamRequest
 from gateway.proxy.paths import climbs
 from gateway.proxy.patterns import rewrite_path
-from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
+from gateway.proxy.snapshot import RouteSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 
 VIA = b"1.1 hydragate"
@@ -44,32 +44,35 @@ class Forwarder:
         own_host, pairs = _request_headers(exchange, route)
         path = _request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
-        tried: set[str] = set()
+        tried: set[str] | tuple[()] = ()
         extensions: dict[str, Any] = {"target": path}
         if upstream.total_timeout_s:
             extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         while True:
-            target = self.balancer.pick(upstream, tried)
+            state = self.balancer.pick(upstream, tried)
+            target = state.target
             exchange.target = target.address
             exchange.tries += 1
             host = (b"host", own_host or target.authority)
             request = UpstreamRequest(exchange.method, [host, *pairs], body, extensions)
             try:
-                await self._attempt(exchange, upstream, target, request)
+                await self._attempt(exchange, upstream, state, request)
                 return
             except UpstreamError as error:
-                tried.add(target.address)
+                tried = {*tried, target.address}
                 if exchange.tries > upstream.retries or exchange.bytes_in or not _may_try_again(error):
                     raise
 
     async def _attempt(
-        self, exchange: Exchange, upstream: UpstreamSpec, target: TargetSpec, request: httpx.Request
+        self, exchange: Exchange, upstream: UpstreamSpec, state: TargetState, request: httpx.Request
     ) -> None:
-        state = self.balancer.state(upstream, target)
+        transport = state.transport
+        if transport is None:  # the first since the configuration changed
+            transport = state.transport = self.transports.get(upstream, state.target)
         state.in_flight += 1
         exchange.sent_s = perf_counter()
         try:
-            response = await self.transports.get(upstream, target).handle_async_request(request)
+            response = await transport.handle_async_request(request)
         except BaseException as error:
             state.in_flight -= 1
             if isinstance(error, UpstreamError):

@@ -20,7 +20,7 @@ async def test_a_turn_tells_and_hears(tmp_path: Path) -> None:
     balancer.state(UP, B).answered(200, 0.05)
     board.post_probes({KEY: Probed(up=False, fault="Status 500."), ("up", B.address): Probed()})
     await watch.turn()
-    assert {balancer.pick(UP) for _ in range(5)} == {B}
+    assert {balancer.pick(UP).target for _ in range(5)} == {B}
     assert [report.latency_ms for report in board.reports() if report.address == B.address] == [50.0]
     seen = {one.address: (one.state, one.probe and one.probe.fault) for one in watch.sightings([UP])}
     assert seen == {A.address: ("down", "Status 500."), B.address: ("up", "")}
@@ -33,4 +33,4 @@ async def test_without_a_recorder_nothing_is_down(tmp_path: Path) -> None:
     await watch.turn()
     (board.directory / "probes.json").unlink()
     await watch.turn()
-    assert {balancer.pick(UP) for _ in range(5)} == {A, B}
+    assert {balancer.pick(UP).target for _ in range(5)} == {A, B}
