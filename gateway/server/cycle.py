@@ -25,6 +25,7 @@ Scope = dict[str, Any]
 Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 _OURS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"date"})
+_OUR_LENGTHS = frozenset(map(len, _OURS))  # of other fields it is not even asked whether they are ours
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -182,31 +183,32 @@ class Cycle:
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is not the status of a final answer.")
-        lines = [status_line(status)]
+        lines: list[bytes] = []
         date = self._connection.listener.date
-        for name, value in headers:
-            if (lowered := name.lower()) in _OURS:
-                if lowered == b"date":
-                    date = b""
-                elif lowered == b"content-length":
-                    self._declare(value)
-                elif lowered == b"connection" and b"close" in value.lower():
-                    self._keep = False
-                if lowered != b"date":
-                    continue
-            lines += (name, b": ", value, b"\r\n")
-        fields = b"".join(lines)
-        count = (len(lines) + 3) // 4
+        for pair in headers:
+            name = pair[0]
+            if len(name) not in _OUR_LENGTHS or (lowered := name.lower()) not in _OURS:
+                lines.append(b": ".join(pair))
+            elif lowered == b"content-length":
+                self._declare(pair[1])
+            elif lowered == b"date":
+                date = b"date: " + pair[1] + b"\r\n"
+            elif lowered == b"connection" and b"close" in pair[1].lower():
+                self._keep = False
+        lines.append(date)
+        fields = status_line(status) + b"\r\n".join(lines)
+        count = len(lines) + 1
         if fields.count(b"\n") != count or fields.count(b"\r") != count or b"\0" in fields:
             raise ValueError("A header of the answer holds a line break or NUL.")
         self._status = status
         self.bodiless = self._head_only or status in (204, 304)
-        self._fields = fields + date
+        self._fields = fields
 
     def _declare(self, value: bytes) -> None:
-        if not value.isdigit() or self._length not in (None, int(value)):
+        length = int(value) if value.isdigit() else -1
+        if length < 0 or self._length not in (None, length):
             raise ValueError("The answer has no single valid content-length.")
-        self._length = int(value)
+        self._length = length
 
     def _body(self, body: bytes, more: bool) -> None:
         self._sent += len(body)
