@@ -346,8 +346,11 @@ class Connection(asyncio.Protocol):
         if self.answer is None:
             return
         self.phase = phase
-        self.deadline_s = min(self.loop.time() + seconds, self.answer.total_deadline_s)
-        self.owner.watch(self.deadline_s)
+        deadline_s = self.loop.time() + seconds
+        if deadline_s > self.answer.total_deadline_s:
+            deadline_s = self.answer.total_deadline_s
+        self.deadline_s = deadline_s
+        self.owner.watch(deadline_s)
 
     def _pause_reading(self) -> None:
         """A slow consumer is not the upstream's fault: only `total` runs on."""

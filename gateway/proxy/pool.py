@@ -193,8 +193,10 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        hint_s = connection.keep_alive_hint_s
-        connection.deadline_s = connection.loop.time() + min(self.keep_alive_s, max(hint_s - 1, hint_s / 2))
+        idle_s, hint_s = self.keep_alive_s, connection.keep_alive_hint_s
+        if hint_s < inf:
+            idle_s = min(idle_s, max(hint_s - 1, hint_s / 2))
+        connection.deadline_s = connection.loop.time() + idle_s
         self._idle.append(connection)
         self.watch(connection.deadline_s)
 

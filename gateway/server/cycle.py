@@ -260,5 +260,6 @@ class Cycle:
     def _end(self) -> None:
         self._ended = True
         self._callbacks = ()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         self._connection.answered(self._keep)
