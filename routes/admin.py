@@ -14,7 +14,6 @@ from django.urls import path
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.text import Truncator
-from django.utils.timesince import timesince
 from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action, display
 
@@ -45,15 +44,15 @@ class TargetInline(ConfigTabularInline):
         if not target.pk:
             return ""
         health = self.healths.of(target.upstream, target)
-        return f"{health.state}: {health.words}" if health.words else health.state
+        return f"{health.state}, {health.blame}" if health.blame else health.state
 
     @admin.display(description="last probe")
     def last_probe(self, target: Target) -> str:
         health = self.healths.of(target.upstream, target) if target.pk else None
         if health is None or health.probe is None or health.probed_at is None:
             return ""
-        found = health.probe.fault or "passed"
-        return f"{found.removesuffix('.')}, {timesince(health.probed_at, depth=1)} ago"
+        found = (health.probe.fault or "passed").removesuffix(".")
+        return f"{found}, {(timezone.now() - health.probed_at).total_seconds():.0f} s ago"
 
 
 class RouteUpstreamInline(ConfigTabularInline):
@@ -115,10 +114,11 @@ class UpstreamAdmin(ConfigAdmin):
             "Health: probes",
             {
                 "fields": (
-                    ("probe", "probe_path", "probe_host"),
+                    ("probe", "probe_path"),
                     ("probe_interval_ms", "probe_timeout_ms"),
                     ("probe_healthy_after", "probe_unhealthy_after"),
-                    ("probe_statuses", "probe_body"),
+                    ("probe_statuses", "probe_host"),
+                    "probe_body",
                 )
             },
         ),

@@ -49,16 +49,20 @@ class Health:
         )
 
     @property
-    def words(self) -> str:
-        """In one line, for people: what is wrong, and who says so."""
+    def blame(self) -> str:
+        """What traffic says, and how many nodes agree; for people."""
         said = []
         if self.state in ("down", "ejected") and self.nodes > 1:
             said.append(f"on {self.on} of {self.nodes} nodes")
         if self.failures:
             said.append(f"{self.failures} failure{'s' if self.failures > 1 else ''} in a row")
-        if self.probe and self.probe.fault:
-            said.append(f"probe: {self.probe.fault}")
         return ", ".join(said)
+
+    @property
+    def words(self) -> str:
+        """All that is wrong, in one line."""
+        probe = f"probe: {self.probe.fault}" if self.probe and self.probe.fault else ""
+        return ", ".join(filter(None, (self.blame, probe)))
 
 
 def report(node: str, sightings: Iterable[Sighting]) -> None:

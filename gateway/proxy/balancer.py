@@ -57,11 +57,12 @@ class TargetState:
         group = self.group
         if group is None:
             return
-        before = self.standing.phase
-        policy, now_s = group.upstream.eject, group.clock()
-        gone = sum(other is not self and not other.well for other in group.members)
-        may_eject = gone < health.ejectable(len(group.members), policy)
-        self.standing = health.failed(self.standing, now_s, policy, may_eject)
+        before, policy = self.standing.phase, group.upstream.eject
+        others = [other for other in group.members if other is not self]
+        down = sum(other.down for other in others)
+        ejected = sum(not other.down and not other.well for other in others)
+        may_eject = health.may_eject(len(others), down, ejected, policy)
+        self.standing = health.failed(self.standing, group.clock(), policy, may_eject)
         if self.standing.phase != before:
             group.wary = True
             self.since_s = self.since_s if before == "trial" else time()

@@ -67,9 +67,12 @@ def takes(standing: Standing, now_s: float) -> bool:
     return standing.phase == "in" or standing.until_s <= now_s
 
 
-def ejectable(targets: int, policy: EjectPolicy) -> int:
-    """How many of so many targets may be out or down before no further one is ejected: one always, the last never."""
-    return min(targets - 1, max(1, int(targets * policy.max_share)))
+def may_eject(others: int, down: int, ejected: int, policy: EjectPolicy) -> bool:
+    """Of a target with so many others, some of them down or ejected: one may always go, more up to the share that may
+    be out, the last that is well never.
+    """
+    gone = down + ejected
+    return gone < others and (not ejected or gone < int((others + 1) * policy.max_share))
 
 
 def blames(error: UpstreamError, with_body: bool) -> bool:

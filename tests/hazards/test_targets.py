@@ -187,6 +187,7 @@ def test_probes_bring_a_dead_target_down_and_back_up(gateway: Gateway, plain_ups
         configure(gateway, port, plain_upstream, **PROBED, eject_after=0)
         wait_until(lambda: all(one["probe"] for one in gateway.get_json("/status")["targets"]), what="first probes")
         load.start()
+        wait_until(lambda: len(load.answers) > 50)  # its connections are open, none is just being accepted
     wait_until(lambda: states(gateway) == {port: "down", plain_upstream: "up"})
     [shown] = [one for one in gateway.get_json("/status")["targets"] if one["state"] == "down"]
     assert "Connection refused" in shown["probe"]["fault"]

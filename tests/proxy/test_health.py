@@ -96,7 +96,18 @@ def test_answers_of_requests_sent_before_the_ejection_change_nothing() -> None:
     [(1, 1.0, 0), (2, 0.0, 1), (2, 0.5, 1), (2, 1.0, 1), (3, 0.5, 1), (4, 0.5, 2), (10, 0.3, 3), (10, 1.0, 9)],
 )
 def test_one_target_may_always_go_but_never_the_last(targets: int, share: float, may_go: int) -> None:
-    assert health.ejectable(targets, replace(POLICY, max_share=share)) == may_go
+    policy, gone = replace(POLICY, max_share=share), 0
+    while health.may_eject(targets - 1, 0, gone, policy):
+        gone += 1
+    assert gone == may_go
+
+
+@pytest.mark.parametrize(
+    ("others", "down", "ejected", "may"),
+    [(2, 1, 0, True), (2, 2, 0, False), (2, 1, 1, False), (9, 5, 0, True), (9, 5, 1, False), (9, 3, 1, True)],
+)
+def test_those_that_are_down_leave_less_to_eject(others: int, down: int, ejected: int, may: bool) -> None:
+    assert health.may_eject(others, down, ejected, POLICY) is may
 
 
 def timeout(phase: str) -> UpstreamTimeout:

@@ -84,8 +84,8 @@ def test_targets_are_shown_with_what_the_nodes_know_of_them(client, django_asser
     probe = Probed(up=False, since_s=60.0, at_s=time(), fault="Status 500.", took_ms=3.0)
     health.report("n", [Sighting(target.upstream.name, str(target), "down", 60.0, 0, 2, 7, 1.0, probe)])
     page = client.get(url("upstream", "change", target.upstream_id)).content.decode()
-    assert "down: 2 failures in a row, probe: Status 500." in page
-    assert re.search(r"Status 500, 0\sminutes ago", page)
+    assert "down, 2 failures in a row" in page
+    assert re.search(r"Status 500, \d s ago", page)
     with django_assert_max_num_queries(14):
         page = client.get(url("target", "changelist"))
     assert [one.health.in_flight for one in page.context["cl"].result_list if one.pk == target.pk] == [7]
