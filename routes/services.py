@@ -1,5 +1,8 @@
 """Writes of the configuration: changing the working copy, publishing it, rolling back, replacing it by a file.
 
+Each leaves its entries in the audit trail, for every row that differs. An author is a user, or the name of somebody at
+a shell, of whom only the version tells.
+
 Every writer takes one advisory lock first. Writers therefore go one after the other: numbers have no gaps, exactly one
 version is live, and a document never mixes halves of two edits.
 """
@@ -17,7 +20,8 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from keys.nudge import nudge
-from routes import selectors
+from keys.trail import Author, name_of
+from routes import selectors, trail
 from routes.catalogue import registry
 from routes.compile import compile as compile_document
 from routes.difference import difference
@@ -37,7 +41,7 @@ class Change:
     problems that were there before and keep it from being published.
     """
 
-    author: str
+    author: Author
     source: str
     comment: str
     before: Mapping[str, Any]
@@ -48,10 +52,12 @@ class Change:
     def settle(self) -> None:
         """Publish now instead of at the end of the block. Raises CompileError."""
         self.settled = True
+        document = selectors.working_document()
+        trail.record(self.author, self.before, document)
         if not settings.ENVIRONMENT.autopublish:
             return
         try:
-            self.version = publish(author=self.author, source=self.source, comment=self.comment)
+            self.version = _publish(document, self.author, self.source, self.comment)
         except CompileError as error:
             # Whoever mends a broken configuration row by row must be let; nobody may break it further.
             if set(error.problems) - set(problems_of(self.before)):
@@ -63,7 +69,7 @@ _open: ContextVar[Change | None] = ContextVar("open_change", default=None)
 
 
 @contextmanager
-def change(*, author: str, source: str, comment: str = "") -> Iterator[Change]:
+def change(*, author: Author, source: str, comment: str = "") -> Iterator[Change]:
     """Edit the working copy inside: all of it goes live as one version, or CompileError and nothing has happened.
 
     With GATEWAY_AUTOPUBLISH=off the edit is kept as a draft. A change inside a change is part of it. Other writers
@@ -84,11 +90,43 @@ def change(*, author: str, source: str, comment: str = "") -> Iterator[Change]:
             current.settle()
 
 
-def publish(*, author: str, source: str, comment: str = "") -> ConfigVersion:
+def publish(*, author: Author, source: str, comment: str = "") -> ConfigVersion:
     """Make the working copy live. The live version itself, if nothing has changed. Raises CompileError."""
     with transaction.atomic():
         _lock()
-        document = selectors.working_document()
+        before, _ = selectors.live_version()
+        version = _publish(selectors.working_document(), author, source, comment)
+        _tell(author, version, before, "Published the working copy.")
+        return version
+
+
+def rollback(number: int, *, author: Author, source: str = "rollback", comment: str = "") -> ConfigVersion:
+    """Publish an old document again and make the working copy equal to it; drafts are lost.
+
+    Raises ConfigVersion.DoesNotExist, and CompileError when it needs plugins that are no longer there.
+    """
+    with transaction.atomic():
+        _lock()
+        document, before = selectors.document_of(number), selectors.live_version()[0]
+        compile_document(document, registry())
+        version, _ = _restored(document, author, source, comment or f"Back to version {number}.")
+        _tell(author, version, before, f"Rolled back to version {number}.")
+        return version
+
+
+def _restored(
+    document: Mapping[str, Any], author: Author, source: str, comment: str
+) -> tuple[ConfigVersion, Mapping[str, Any]]:
+    """The version, and the working copy as it is now."""
+    before = selectors.working_document()
+    restore(document)
+    after = selectors.working_document()
+    trail.record(author, before, after)
+    return _publish(after, author, source, comment), after
+
+
+def _publish(document: Mapping[str, Any], author: Author, source: str, comment: str) -> ConfigVersion:
+    with transaction.atomic():
         compile_document(document, registry())
         live = ConfigVersion.objects.filter(live=True).defer("document").first()
         fingerprint = digest(document)
@@ -100,7 +138,7 @@ def publish(*, author: str, source: str, comment: str = "") -> ConfigVersion:
             number=live.number + 1 if live else 1,
             document=document,
             digest=fingerprint,
-            author=author,
+            author=name_of(author),
             source=source,
             comment=comment,
             parent=live,
@@ -110,17 +148,9 @@ def publish(*, author: str, source: str, comment: str = "") -> ConfigVersion:
         return version
 
 
-def rollback(number: int, *, author: str, source: str = "rollback", comment: str = "") -> ConfigVersion:
-    """Publish an old document again and make the working copy equal to it; drafts are lost.
-
-    Raises ConfigVersion.DoesNotExist, and CompileError when it needs plugins that are no longer there.
-    """
-    with transaction.atomic():
-        _lock()
-        document = selectors.document_of(number)
-        compile_document(document, registry())
-        restore(document)
-        return publish(author=author, source=source, comment=comment or f"Back to version {number}.")
+def _tell(author: Author, version: ConfigVersion, before: int, said: str) -> None:
+    if version.number != before:
+        trail.version_record(author, version, before, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +159,7 @@ class Imported:
     differences: list[str]
 
 
-def replace(document: object, *, author: str, source: str, comment: str = "", dry_run: bool = False) -> Imported:
+def replace(document: object, *, author: Author, source: str, comment: str = "", dry_run: bool = False) -> Imported:
     """Make a document from outside the whole configuration, and publish it. Rows are met by name, ids in it ignored.
 
     Raises CompileError.
@@ -142,9 +172,10 @@ def replace(document: object, *, author: str, source: str, comment: str = "", dr
             raise CompileError(problems)
         if dry_run:
             return Imported(None, difference(before, wanted))
-        restore(wanted)
-        version = publish(author=author, source=source, comment=comment)
-        return Imported(version, difference(before, version.document))
+        live = selectors.live_version()[0]
+        version, after = _restored(wanted, author, source, comment)
+        _tell(author, version, live, "Replaced the whole configuration.")
+        return Imported(version, difference(before, after))
 
 
 def problems_of(document: Any) -> tuple[Problem, ...]:

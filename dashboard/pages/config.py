@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -93,13 +94,7 @@ class RollBack(Page):
     def post(self, request: HttpRequest, number: int) -> HttpResponse:
         get_object_or_404(ConfigVersion.objects.defer("document"), number=number)
         comment = request.POST.get("comment", "").strip()[:1000]
-
-        def roll_back() -> ConfigVersion:
-            done = services.rollback(number, author=request.user.get_username(), comment=comment)
-            edits.log(request.user.pk, done, f"Rolled back to version {number}.")
-            return done
-
-        edits.publish(request, roll_back)
+        edits.publish(request, partial(services.rollback, number, author=request.user, comment=comment))
         return redirect("dashboard:config")
 
 
@@ -110,13 +105,8 @@ class Publish(Guarded):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         comment = request.POST.get("comment", "").strip()[:1000]
-
-        def publish() -> ConfigVersion:
-            done = services.publish(author=request.user.get_username(), source=edits.SOURCE, comment=comment)
-            edits.log(request.user.pk, done, "Published.")
-            return done
-
-        edits.publish(request, publish)
+        write = partial(services.publish, author=request.user, source=edits.SOURCE, comment=comment)
+        edits.publish(request, write)
         return redirect("dashboard:config")
 
 

@@ -79,11 +79,6 @@ class Resource(Generic[R]):
         shown: dict[str, Any] = writable(self.represent(row))
         return shown
 
-    def masked(self, entry: Any) -> dict[str, Any]:
-        """What was written, as the audit trail may keep it."""
-        written: dict[str, Any] = entry.model_dump()
-        return written
-
     def faults(self, entry: Any, row: R | None) -> Found:
         """What is wrong with it by itself, beyond its shape."""
         return iter(())
@@ -309,9 +304,6 @@ class Settings(Resource[PluginSetting]):
         shown = _shown(row, PluginFields) | {"config": masking.mask(row.name, row.config)}
         scope = ("route", "upstream", "consumer")
         return {**shown, **{kind: str(getattr(row, kind) or "") for kind in scope}, **_times(row)}
-
-    def masked(self, entry: SettingWrite) -> dict[str, Any]:
-        return {**entry.model_dump(), "config": masking.mask(entry.name, entry.config)}
 
     def faults(self, entry: SettingWrite, row: PluginSetting | None) -> Found:
         if entry.enabled:

@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from dashboard.shipping import ship
+from keys.trail import Step, steps
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Upstream
 from routes.services import change
 from tests.dashboard.configuring import configured, staff
@@ -121,7 +122,7 @@ def test_the_switch_makes_a_version_and_says_so(operator):
     assert "checked" not in answer.content.decode()
     (toast,) = json.loads(answer["HX-Trigger"])["hg:toasts"]
     assert toast == {"text": "Version 2: live; no worker is running.", "kind": "info"}
-    assert LogEntry.objects.get().change_message == "Disabled route users."
+    assert list(steps(LogEntry.objects.get())) == [Step("Changed.", [("enabled", "true", "false")])]
 
     assert operator.post(url, {"enabled": "on", "next": detail()}).url == detail()
     assert Route.objects.get(name="users").enabled
