@@ -211,6 +211,7 @@ class Runtime:
         temporary = self._disk.with_suffix(f".{os.getpid()}")
         try:
             self._disk.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(mode=0o600)  # plugins' configs hold secrets
             temporary.write_text(json.dumps({"number": number, "digest": digest, "document": document}))
             temporary.replace(self._disk)
         except OSError as error:

@@ -21,7 +21,7 @@ from django.db import connection, transaction
 
 from keys.nudge import nudge
 from keys.trail import Author, name_of
-from routes import selectors, trail
+from routes import masking, selectors, trail
 from routes.catalogue import registry
 from routes.compile import compile as compile_document
 from routes.difference import difference
@@ -161,14 +161,16 @@ class Imported:
 
 def replace(document: object, *, author: Author, source: str, comment: str = "", dry_run: bool = False) -> Imported:
     """Make a document from outside the whole configuration, and publish it. Rows are met by name, ids in it ignored.
+    Masked secrets stand for those that are stored.
 
     Raises CompileError.
     """
     with transaction.atomic():
         _lock()
         before = selectors.working_document()
+        document, unknown = masking.unmask_document(document, before)
         wanted, problems = identified(document, before)
-        if problems := [*problems_of(wanted), *problems]:
+        if problems := [*problems_of(wanted), *problems, *unknown]:
             raise CompileError(problems)
         if dry_run:
             return Imported(None, difference(before, wanted))

@@ -14,10 +14,10 @@ from django.db.models import Model
 
 from keys import trail
 from keys.trail import Author
+from routes import masking
 from routes.document import setting_key
 from routes.models import ConfigVersion, PluginSetting, Route, Target, Upstream
 from routes.reading import address
-from routes.widgets import masked
 
 Key = tuple[str, int]
 Entries = dict[Key, dict[str, Any]]
@@ -104,7 +104,7 @@ def _told(key: Key, row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """As the trail may keep it: without secrets."""
     if row is None or key[0] != "plugins":
         return None if row is None else dict(row)
-    return {**row, "config": masked(row["name"], row["config"])}
+    return {**row, "config": masking.mask(row["name"], row["config"])}
 
 
 def _called(key: Key, row: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from keys import trail
-from routes import portable, selectors, services
+from routes import masking, portable, selectors, services
 from routes.difference import changes
 from routes.document import SECTIONS
 from routes.models import ConfigVersion, WorkerReport
@@ -89,7 +89,7 @@ class ConfigVersionAdmin(ReadOnlyAdmin):
     def file(self, version: ConfigVersion) -> str:
         rows = sum(len(version.document.get(section, ())) for section in SECTIONS)
         if rows <= MAX_ROWS_SHOWN:
-            return _preformatted(portable.to_yaml(version.document))
+            return _preformatted(portable.to_yaml(masking.mask_document(version.document)))
         url = reverse("dashboard:config-export", args=[version.number])
         return format_html('<a class="text-primary-600 underline" href="{}">Download as YAML</a>, {} rows.', url, rows)
 
@@ -154,7 +154,7 @@ def _steps(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[trail.St
             f"{change.kind.capitalize()} {change.section[:-1]} “{change.name}”.",
             [(field, trail.text(old), trail.text(new)) for field, (old, new) in change.fields.items()],
         )
-        for change in changes(before, after)
+        for change in changes(masking.mask_document(before), masking.mask_document(after))
     ]
 
 

@@ -15,8 +15,7 @@ from gateway.api.formats import JsonParser, JsonRenderer
 from gateway.api.idempotency import idempotent
 from gateway.api.lists import Filter, Listing, check_parameters, page_of
 from gateway.api.problems import Conflict, Fault, Invalid
-from routes import portable, selectors, services
-from routes.api import masking
+from routes import masking, portable, selectors, services
 from routes.api.formats import YAML_PARSERS, YamlRenderer
 from routes.api.resources import is_id
 from routes.api.shapes import Comment, ConfigFile, Diff, Replaced, Version, VersionSummary
@@ -194,10 +193,9 @@ class Config(ConfigView):
     def post(self, request: Request) -> Response:
         dry_run = flag(request, "dry_run")
         comment = request.query_params.get("comment", "")
-        document = masking.unmask_document(request.data, selectors.working_document())
         author = request.user
         try:
-            done = services.replace(document, author=author, source="api", comment=comment, dry_run=dry_run)
+            done = services.replace(request.data, author=author, source="api", comment=comment, dry_run=dry_run)
         except CompileError as error:
             raise Invalid(errors=_faults(error)) from error
         number = done.version.number if done.version else None
