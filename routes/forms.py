@@ -112,6 +112,8 @@ class ConfigForm(forms.ModelForm):
         for name, field in self.fields.items():
             if shape is not None and name in shape.model_fields and not isinstance(field, PluginField | ConfigField):
                 field.help_text = prose(shape.model_fields[name].description or "")
+            if not self.is_main:  # a row of a table has its labels in the table's head, which belong to no field
+                field.widget.attrs.setdefault("aria-label", field.label or name)
         plugin = self.fields.get("name")
         if isinstance(plugin, PluginField) and self.instance.pk and self.instance.name not in catalogue.registry():
             # A setting of a plugin that is gone can still be shown, disabled and deleted.
