@@ -86,6 +86,12 @@ class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Consumer]:
         return super().get_queryset(request).annotate(key_total=Count("keys"))
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, list[Any]]:
+        """Not with settings of plugins for it: those are configuration, which changes by versions only."""
+        rows, counts, needed, protected = super().get_deleted_objects(objs, request)
+        settings = [f"plugin setting {setting}" for consumer in objs for setting in consumer.plugin_settings.all()]
+        return rows, counts, needed, [*protected, *settings]
+
     @display(description="keys", ordering="key_total")
     def key_count(self, consumer: Consumer) -> int:
         return consumer.key_total  # type: ignore[attr-defined]  # annotated above

@@ -115,6 +115,16 @@ def test_consumers_keys_and_their_rotation_and_revocation(client):  # noqa: F811
     assert "digest" not in kept
 
 
+def test_a_consumer_with_settings_of_its_own_is_not_deleted_past_the_versions(client):  # noqa: F811
+    alice = Consumer.objects.get()
+    page = client.post(reverse("admin:keys_consumer_delete", args=[alice.pk]), {"post": "yes"})
+    assert "plugin setting quota route=users consumer=alice" in page.content.decode()
+    chosen = {"action": "delete_selected", "_selected_action": [alice.pk], "post": "yes"}
+    client.post(reverse("admin:keys_consumer_changelist"), chosen)
+    assert Consumer.objects.filter(pk=alice.pk).exists()
+    assert services.draft() == []
+
+
 def test_users_and_their_passwords(client):  # noqa: F811
     user = User.objects.create(username="kim", is_staff=True)
     address = reverse("admin:auth_user_password_change", args=[user.pk])
