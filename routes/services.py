@@ -94,10 +94,8 @@ def publish(*, author: Author, source: str, comment: str = "") -> ConfigVersion:
     """Make the working copy live. The live version itself, if nothing has changed. Raises CompileError."""
     with transaction.atomic():
         _lock()
-        before, _ = selectors.live_version()
-        version = _publish(selectors.working_document(), author, source, comment)
-        _tell(author, version, before, "Published the working copy.")
-        return version
+        document = selectors.working_document()
+        return _publish(document, author, source, comment, said="Published the working copy.")
 
 
 def rollback(number: int, *, author: Author, source: str = "rollback", comment: str = "") -> ConfigVersion:
@@ -107,50 +105,46 @@ def rollback(number: int, *, author: Author, source: str = "rollback", comment: 
     """
     with transaction.atomic():
         _lock()
-        document, before = selectors.document_of(number), selectors.live_version()[0]
+        document, before = selectors.document_of(number), selectors.working_document()
         compile_document(document, registry())
-        version, _ = _restored(document, author, source, comment or f"Back to version {number}.")
-        _tell(author, version, before, f"Rolled back to version {number}.")
-        return version
+        after = _restored(document, before, author)
+        comment = comment or f"Back to version {number}."
+        return _publish(after, author, source, comment, said=f"Rolled back to version {number}.")
 
 
-def _restored(
-    document: Mapping[str, Any], author: Author, source: str, comment: str
-) -> tuple[ConfigVersion, Mapping[str, Any]]:
-    """The version, and the working copy as it is now."""
-    before = selectors.working_document()
+def _restored(document: Mapping[str, Any], before: Mapping[str, Any], author: Author) -> Mapping[str, Any]:
+    """The working copy as it is now."""
     restore(document)
     after = selectors.working_document()
     trail.record(author, before, after)
-    return _publish(after, author, source, comment), after
+    return after
 
 
-def _publish(document: Mapping[str, Any], author: Author, source: str, comment: str) -> ConfigVersion:
-    with transaction.atomic():
-        compile_document(document, registry())
-        live = ConfigVersion.objects.filter(live=True).defer("document").first()
-        fingerprint = digest(document)
-        if live is not None and live.digest == fingerprint:
-            return live
-        if live is not None:
-            ConfigVersion.objects.filter(pk=live.pk).update(live=False)
-        version = ConfigVersion.objects.create(
-            number=live.number + 1 if live else 1,
-            document=document,
-            digest=fingerprint,
-            author=name_of(author),
-            source=source,
-            comment=comment,
-            parent=live,
-            live=True,
-        )
-        nudge(CONFIG_CHANNEL, str(version.number))  # sent after the commit
-        return version
-
-
-def _tell(author: Author, version: ConfigVersion, before: int, said: str) -> None:
-    if version.number != before:
-        trail.version_record(author, version, before, said)
+def _publish(
+    document: Mapping[str, Any], author: Author, source: str, comment: str, *, said: str = ""
+) -> ConfigVersion:
+    """Inside a transaction, under the lock. `said`: what the trail tells of the version, if the rows do not."""
+    compile_document(document, registry())
+    live = ConfigVersion.objects.filter(live=True).defer("document").first()
+    fingerprint = digest(document)
+    if live is not None and live.digest == fingerprint:
+        return live
+    if live is not None:
+        ConfigVersion.objects.filter(pk=live.pk).update(live=False)
+    version = ConfigVersion.objects.create(
+        number=live.number + 1 if live else 1,
+        document=document,
+        digest=fingerprint,
+        author=name_of(author),
+        source=source,
+        comment=comment,
+        parent=live,
+        live=True,
+    )
+    if said:
+        trail.version_record(author, version, live.number if live else 0, said)
+    nudge(CONFIG_CHANNEL, str(version.number))  # sent after the commit
+    return version
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +168,8 @@ def replace(document: object, *, author: Author, source: str, comment: str = "",
             raise CompileError(problems)
         if dry_run:
             return Imported(None, difference(before, wanted))
-        live = selectors.live_version()[0]
-        version, after = _restored(wanted, author, source, comment)
-        _tell(author, version, live, "Replaced the whole configuration.")
+        after = _restored(wanted, before, author)
+        version = _publish(after, author, source, comment, said="Replaced the whole configuration.")
         return Imported(version, difference(before, after))
 
 
