@@ -1,14 +1,11 @@
-"""How pages change the configuration: one version, an entry in the audit trail, toasts that say what became of it."""
+"""How pages change the configuration: one version, and toasts that say what became of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.db import models
 from django.http import HttpRequest, HttpResponse
 
 from gateway.plugins.registry import RegistryProblems
@@ -20,11 +17,11 @@ from routes.publishing import announce, tell
 SOURCE = "dashboard"
 
 
-def edit(request: HttpRequest, comment: str, write: Callable[[], models.Model]) -> bool:
-    """`write` changes rows and gives the one that the audit trail names. False: refused, and nothing has changed."""
+def edit(request: HttpRequest, comment: str, write: Callable[[], None]) -> bool:
+    """`write` changes rows. False: refused, and nothing has changed."""
     try:
-        with services.change(author=request.user.get_username(), source=SOURCE, comment=comment) as change:
-            log(request.user.pk, write(), comment)
+        with services.change(author=request.user, source=SOURCE, comment=comment) as change:
+            write()
     except (CompileError, RegistryProblems) as error:
         _refused(request, "Nothing was changed.", error)
         return False
@@ -41,10 +38,6 @@ def publish(request: HttpRequest, write: Callable[[], ConfigVersion]) -> bool:
         return False
     announce(request, version.number)
     return True
-
-
-def log(user_id: Any, row: models.Model, words: str) -> None:
-    LogEntry.objects.log_actions(user_id, [row], CHANGE, words, single_object=True)
 
 
 def toasts(request: HttpRequest, response: HttpResponse) -> HttpResponse:

@@ -6,7 +6,7 @@ Built from the same Snapshot as a worker's routing table, by the same precedence
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from dashboard.snippets import PLACEHOLDER, curl
 from gateway.proxy.snapshot import FieldCondition, PluginSpec, RouteSpec, Snapshot, TargetSpec, UpstreamSpec
 from gateway.proxy.table import Settings
+from routes.masking import shown
 
 _PARAMETER = re.compile(r"\{[^}]*\}")
 
@@ -143,9 +144,7 @@ def _step(winner: PluginSpec, applying: Iterable[PluginSpec]) -> Step:
 
 
 def options(config: Any) -> list[Option]:
-    """Secrets in it come out masked: pydantic's JSON mode does that."""
-    values: Mapping[str, Any] = config.model_dump(mode="json")
-    return [Option(name, value, name in config.model_fields_set) for name, value in values.items()]
+    return [Option(name, value, name in config.model_fields_set) for name, value in shown(config).items()]
 
 
 def _aims(upstream: UpstreamSpec) -> Iterable[Aim]:

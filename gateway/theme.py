@@ -53,6 +53,7 @@ def unfold(environment: Environment) -> dict[str, Any]:
         "ENVIRONMENT": lambda request: [where, "info"],
         "LOGIN": {"form": "gateway.login.LoginForm"},
         "STYLES": [lambda request: static("routes/admin.css")],
+        "SCRIPTS": [lambda request: static("routes/admin.js")],
         "SIDEBAR": {"show_search": False, "navigation": [_group(title, items) for title, items in SIDEBAR.items()]},
     }
 

@@ -11,7 +11,6 @@ from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
@@ -24,10 +23,10 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from keys import services, trail
+from keys import services
 from keys.issued import IssuedAdmin, StateFilter, SuperuserDeletes
 from keys.models import TOKEN_SCOPES, AdminToken, ApiKey, Consumer
-from keys.trail import Audited
+from keys.trail import Audited, Author
 
 OVERLAPS = {0: "none: it ends now", 3600: "1 hour", 86_400: "1 day", 604_800: "1 week", 2_592_000: "30 days"}
 # The message is given anew because a form replaces the model's own with a bare "did not validate:".
@@ -87,6 +86,12 @@ class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Consumer]:
         return super().get_queryset(request).annotate(key_total=Count("keys"))
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, list[Any]]:
+        """Not with settings of plugins for it: those are configuration, which changes by versions only."""
+        rows, counts, needed, protected = super().get_deleted_objects(objs, request)
+        settings = [f"plugin setting {setting}" for consumer in objs for setting in consumer.plugin_settings.all()]
+        return rows, counts, needed, [*protected, *settings]
+
     @display(description="keys", ordering="key_total")
     def key_count(self, consumer: Consumer) -> int:
         return consumer.key_total  # type: ignore[attr-defined]  # annotated above
@@ -99,14 +104,9 @@ class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     def disable(self, request: HttpRequest, queryset: QuerySet[Consumer]) -> None:
         self._each(request, queryset, services.consumer_disable, "Disabled.")
 
-    def _each(
-        self, request: HttpRequest, queryset: QuerySet[Consumer], step: Callable[[Consumer], None], done: str
-    ) -> None:
+    def _each(self, request: HttpRequest, queryset: QuerySet[Consumer], step: Callable[..., None], done: str) -> None:
         for consumer in queryset:
-            before = trail.values(consumer)
-            with transaction.atomic():
-                step(consumer)
-                self.log_change(request, consumer, trail.changed(before, trail.values(consumer), done))
+            step(consumer, by=request.user)
         self.message_user(request, f"{done[:-1]}: {', '.join(map(str, queryset[:10]))}.", messages.SUCCESS)
 
 
@@ -131,10 +131,10 @@ class ApiKeyAdmin(IssuedAdmin):
         """Its calls, and why some were refused."""
         return redirect("dashboard:key", object_id)
 
-    def issue(self, row: ApiKey, by: str) -> str:
+    def issue(self, row: ApiKey, by: Author) -> str:
         return services.key_issue(row, by=by)
 
-    def end(self, row: ApiKey, by: str, reason: str) -> None:
+    def end(self, row: ApiKey, by: Author, reason: str) -> None:
         services.key_revoke(row, by=by, reason=reason)
 
     @action(description="Rotate", icon="autorenew", permissions=["change"])
@@ -146,16 +146,12 @@ class ApiKeyAdmin(IssuedAdmin):
         if not form.is_valid():
             text = "A new key takes over: same consumer, name, scopes and lifetime. The new secret is shown once."
             return self.ask(request, form, f"Rotate {key}", text, "Rotate")
-        before = trail.values(key)
         try:
             overlap = timedelta(seconds=form.cleaned_data["overlap_s"])
-            new, secret = services.key_rotate(key, overlap=overlap, by=request.user.get_username())
+            new, secret = services.key_rotate(key, overlap=overlap, by=request.user)
         except (services.KeyNotLive, ValidationError) as error:
             self.message_user(request, str(error), messages.ERROR)
             return HttpResponseRedirect(reverse("admin:keys_apikey_change", args=[key.pk]))
-        key.refresh_from_db()
-        self.log_addition(request, new, trail.added(trail.values(new)))
-        self.log_change(request, key, trail.changed(before, trail.values(key), f"Rotated to {new}."))
         return self.secret_page(request, new, secret)
 
 
@@ -183,10 +179,10 @@ class AdminTokenAdmin(IssuedAdmin):
     end_warning = "Calls of the admin API with it are refused from now on."
     actions_row = actions_detail = ("revoke",)
 
-    def issue(self, row: AdminToken, by: str) -> str:
+    def issue(self, row: AdminToken, by: Author) -> str:
         return services.token_issue(row, by=by)
 
-    def end(self, row: AdminToken, by: str, reason: str) -> None:
+    def end(self, row: AdminToken, by: Author, reason: str) -> None:
         services.token_revoke(row, by=by, reason=reason)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AdminToken]:

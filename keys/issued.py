@@ -22,9 +22,8 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from keys import trail
 from keys.models import Issued, in_state
-from keys.trail import Audited
+from keys.trail import Audited, Author
 
 STATE_COLOURS = {"live": "success", "expired": "warning", "revoked": "danger"}
 
@@ -70,11 +69,11 @@ class IssuedAdmin(Audited, SuperuserDeletes, ModelAdmin):
     actions = ("revoke_selected",)
     list_per_page = 50
 
-    def issue(self, row: Any, by: str) -> str:
+    def issue(self, row: Any, by: Author) -> str:
         """Saves a new row and returns its secret."""
         raise NotImplementedError
 
-    def end(self, row: Any, by: str, reason: str) -> None:
+    def end(self, row: Any, by: Author, reason: str) -> None:
         raise NotImplementedError
 
     def get_fields(self, request: HttpRequest, obj: Issued | None = None) -> tuple[str, ...]:
@@ -97,7 +96,10 @@ class IssuedAdmin(Audited, SuperuserDeletes, ModelAdmin):
         if change:
             super().save_model(request, obj, form, change)
         else:
-            request.issued_secret = self.issue(obj, request.user.get_username())  # type: ignore[attr-defined]
+            request.issued_secret = self.issue(obj, request.user)  # type: ignore[attr-defined]
+
+    def log_addition(self, request: HttpRequest, obj: Issued, message: Any) -> None:
+        """`issue` did."""
 
     def response_add(self, request: HttpRequest, obj: Issued, post_url_continue: str | None = None) -> HttpResponse:
         return self.secret_page(request, obj, request.issued_secret)  # type: ignore[attr-defined]
@@ -144,10 +146,7 @@ class IssuedAdmin(Audited, SuperuserDeletes, ModelAdmin):
 
     def _end(self, request: HttpRequest, rows: list[Any], reason: str) -> None:
         for row in rows:
-            before = trail.values(row)
-            self.end(row, request.user.get_username(), reason)
-            row.refresh_from_db()
-            self.log_change(request, row, trail.changed(before, trail.values(row), "Revoked."))
+            self.end(row, request.user, reason)
         self.message_user(request, f"Revoked: {', '.join(map(str, rows[:10]))}", messages.SUCCESS)
 
     def row_of(self, request: HttpRequest, object_id: str) -> Any:

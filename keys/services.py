@@ -1,4 +1,5 @@
-"""Every write to consumers, keys and tokens that is more than saving one form. Each is one transaction.
+"""Every write to consumers, keys and tokens that is more than saving one form. Each is one transaction, and leaves its
+entry in the audit trail; `by` is a user, or the name of somebody at a shell.
 
 Text from people is checked by the models' own rules: ValidationError says what is wrong. KeyNotLive is for a step
 that makes no sense on this key any more.
@@ -8,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.utils import timezone
 
-from keys import secrets
+from keys import secrets, trail
 from keys.models import AdminToken, ApiKey, Consumer, CredentialChange, Issued
+from keys.trail import Author
+
+Row = TypeVar("Row", bound=Model)
 
 #: How long the feed is kept. Far longer than anything a worker remembers without asking again (an hour).
 FEED_KEPT = timedelta(days=1)
@@ -29,26 +34,55 @@ class KeyNotLive(Exception):
 
 
 def consumer_create(
-    username: str, *, custom_id: str = "", groups: Iterable[str] = (), tags: Iterable[str] = (), note: str = ""
+    username: str, *, custom_id: str = "", groups: Iterable[str] = (), tags: Iterable[str] = (), by: Author = ""
 ) -> Consumer:
-    consumer = Consumer(username=username, custom_id=custom_id, groups=list(groups), tags=list(tags), note=note)
-    consumer.full_clean()
-    consumer.save(force_insert=True)
-    return consumer
+    return added(Consumer(username=username, custom_id=custom_id, groups=list(groups), tags=list(tags)), by=by)
 
 
-def consumer_enable(consumer: Consumer) -> None:
-    _set_enabled(consumer, True)
+def consumer_enable(consumer: Consumer, *, by: Author = "") -> None:
+    _set_enabled(consumer, True, by)
 
 
-def consumer_disable(consumer: Consumer) -> None:
+def consumer_disable(consumer: Consumer, *, by: Author = "") -> None:
     """Every key of the consumer is refused until it is enabled again; the keys themselves stay as they are."""
-    _set_enabled(consumer, False)
+    _set_enabled(consumer, False, by)
 
 
-def _set_enabled(consumer: Consumer, enabled: bool) -> None:
+@transaction.atomic
+def _set_enabled(consumer: Consumer, enabled: bool, by: Author) -> None:
+    before = trail.values(consumer)
     consumer.enabled = enabled
     consumer.save(update_fields=["enabled", "updated_at"])
+    trail.changed_record(by, consumer, before, "Enabled." if enabled else "Disabled.")
+
+
+@transaction.atomic
+def added(row: Row, *, by: Author) -> Row:
+    row.full_clean()
+    row.save(force_insert=True)
+    trail.added_record(by, row)
+    return row
+
+
+@transaction.atomic
+def changed(row: Row, fields: Mapping[str, object], *, by: Author) -> Row:
+    """Sets these fields and saves no others."""
+    before = trail.values(row)
+    for name, value in fields.items():
+        setattr(row, name, value)
+    if fields:
+        row.full_clean()
+        stamps = {"updated_at"} & {field.name for field in row._meta.fields}
+        row.save(update_fields={*fields, *stamps})
+        trail.changed_record(by, row, before)
+    return row
+
+
+@transaction.atomic
+def consumer_delete(consumer: Consumer, *, by: Author) -> None:
+    """Its keys go with it, and usage rows name ids that are gone: better disable it."""
+    trail.deleted_record(by, consumer)
+    consumer.delete()
 
 
 def key_create(
@@ -57,27 +91,26 @@ def key_create(
     name: str = "",
     expires_at: datetime | None = None,
     scopes: Iterable[str] = (),
-    by: str = "",
+    by: Author = "",
 ) -> tuple[ApiKey, str]:
-    """The row, and the secret: this is the only time anyone sees it. `by` is a username."""
+    """The row, and the secret: this is the only time anyone sees it."""
     key = ApiKey(consumer=consumer, name=name, scopes=list(scopes), expires_at=expires_at)
     return key, key_issue(key, by=by)
 
 
-def key_issue(key: ApiKey, *, by: str, environment: str = "live") -> str:
+def key_issue(key: ApiKey, *, by: Author, environment: str = "live") -> str:
     """Gives a key that is not saved yet its secret, saves it, and returns the secret."""
     return _issue(key, secrets.generate(environment), by)
 
 
-def _issue(row: Issued, secret: secrets.Secret, by: str) -> str:
-    row.prefix, row.digest, row.created_by = secret.prefix, secret.digest, by
-    row.full_clean()
-    row.save(force_insert=True)
+def _issue(row: Issued, secret: secrets.Secret, by: Author) -> str:
+    row.prefix, row.digest, row.created_by = secret.prefix, secret.digest, trail.name_of(by)
+    added(row, by=by)
     return secret.text
 
 
 @transaction.atomic
-def key_rotate(key: ApiKey, *, overlap: timedelta, by: str) -> tuple[ApiKey, str]:
+def key_rotate(key: ApiKey, *, overlap: timedelta, by: Author) -> tuple[ApiKey, str]:
     """A successor with the same consumer, name, scopes and lifetime; the old key ends after `overlap` at the latest.
 
     Raises KeyNotLive: a dead key has nothing to hand over, and a second successor would be one nobody asked for.
@@ -85,6 +118,7 @@ def key_rotate(key: ApiKey, *, overlap: timedelta, by: str) -> tuple[ApiKey, str
     if overlap < timedelta(0):
         raise ValidationError({"overlap": "An overlap is not negative."})
     old, now = _locked(key), timezone.now()
+    before = trail.values(old)
     if old.state != "live":
         raise KeyNotLive(f"Key {old.prefix}… is {old.state}. Create a new one instead.")
     if successor := old.rotated_to.first():
@@ -94,22 +128,25 @@ def key_rotate(key: ApiKey, *, overlap: timedelta, by: str) -> tuple[ApiKey, str
     text = key_issue(new, by=by, environment=old.prefix.split("_")[1])
     old.expires_at = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
     old.save(update_fields=["expires_at"])
+    trail.changed_record(by, old, before, f"Rotated to {new}.")
     return new, text
 
 
 @transaction.atomic
-def key_revoke(key: ApiKey, *, by: str, reason: str = "") -> ApiKey:
+def key_revoke(key: ApiKey, *, by: Author, reason: str = "") -> ApiKey:
     """For good. A key that is revoked already keeps its first moment and reason."""
     current = _locked(key)
     _revoke(current, by, reason)
     return current
 
 
-def _revoke(row: Issued, by: str, reason: str) -> None:
+def _revoke(row: Issued, by: Author, reason: str) -> None:
     if row.revoked_at is None:
+        before = trail.values(row)
         row.revoked_at = timezone.now()
-        row.revoked_reason = f"{by}: {reason}".strip(": ")[:200]
+        row.revoked_reason = f"{trail.name_of(by)}: {reason}".strip(": ")[:200]
         row.save(update_fields=["revoked_at", "revoked_reason"])
+        trail.changed_record(by, row, before, "Revoked.")
 
 
 def _locked(key: ApiKey) -> ApiKey:
@@ -141,20 +178,20 @@ def last_used_record(used: Mapping[int, datetime]) -> None:
 
 
 def token_create(
-    user: User, *, name: str, scopes: Iterable[str], expires_at: datetime | None = None, by: str = ""
+    user: User, *, name: str, scopes: Iterable[str], expires_at: datetime | None = None, by: Author = ""
 ) -> tuple[AdminToken, str]:
-    """The row, and the secret: this is the only time anyone sees it. `by` is a username."""
+    """The row, and the secret: this is the only time anyone sees it."""
     token = AdminToken(user=user, name=name, scopes=list(scopes), expires_at=expires_at)
     return token, token_issue(token, by=by)
 
 
-def token_issue(token: AdminToken, *, by: str) -> str:
+def token_issue(token: AdminToken, *, by: Author) -> str:
     """Gives a token that is not saved yet its secret, saves it, and returns the secret."""
     return _issue(token, secrets.generate_token(), by)
 
 
 @transaction.atomic
-def token_revoke(token: AdminToken, *, by: str, reason: str = "") -> AdminToken:
+def token_revoke(token: AdminToken, *, by: Author, reason: str = "") -> AdminToken:
     """For good, from the next request on: nothing remembers tokens."""
     current = AdminToken.objects.select_for_update(of=("self",)).select_related("user").get(pk=token.pk)
     _revoke(current, by, reason)

@@ -1,24 +1,81 @@
-"""The audit trail of Django admin: who changed what, when, from what to what. Django's LogEntry keeps it.
+"""The audit trail: who changed what, when, from what to what. Django's LogEntry keeps it, Django admin shows it.
+
+`keys.services` and `routes.services` write it, so that every door does: dashboard, Django admin, admin API. They are
+told an Author: a user, or the name of somebody who is none (at a shell), of whom LogEntry can hold nothing.
 
 A message is Django's own list of `{"added"|"changed"|"deleted": {…}}` with `before` and `after` (field → plain value)
-inside, as the admin API writes it too; whatever reads only Django's words still can.
+inside; whatever reads only Django's words still can.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from django.contrib.admin.models import DELETION, LogEntry
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.http import HttpRequest
 
 #: Neither secrets nor what changes by itself.
 UNTOLD = frozenset({"id", "digest", "password", "created_at", "updated_at", "last_used_at", "last_login"})
 PASSWORDS = ("password", "usable_password")
+_FLAGS = {"added": ADDITION, "changed": CHANGE, "deleted": DELETION}
+
+Author = AbstractBaseUser | AnonymousUser | str
+
+
+def name_of(author: Author) -> str:
+    return author if isinstance(author, str) else author.get_username()
+
+
+def user_id_of(author: Author) -> int | None:
+    return None if isinstance(author, str) else author.pk
+
+
+def added_record(author: Author, row: Model) -> None:
+    _record(author, row, added(values(row)))
+
+
+def changed_record(author: Author, row: Model, before: Mapping[str, Any], said: str = "") -> None:
+    """`before`: the row's `values` then. Nothing, if they are the same."""
+    message = changed(before, values(row), said)
+    if message[0]["changed"]["fields"]:
+        _record(author, row, message)
+
+
+def deleted_record(author: Author, row: Model) -> None:
+    """Before it is gone."""
+    _record(author, row, deleted(row, values(row)))
+
+
+def _record(author: Author, row: Model, message: list[Any]) -> None:
+    if (user_id := user_id_of(author)) is not None:
+        save([entry(user_id, type(row), row.pk, str(row), message)])
+
+
+def entry(user_id: int, model: type[Model], pk: Any, called: str, message: list[Any]) -> LogEntry:
+    """Not saved yet. What it is about comes first in the message; a first step that names a thing is about a part."""
+    kind, about = next(iter(message[0].items()))
+    of_part = "object" in about and about["object"] != called
+    return LogEntry(
+        user_id=user_id,
+        content_type=ContentType.objects.get_for_model(model),
+        object_id=str(pk),
+        object_repr=called[:200],
+        action_flag=CHANGE if of_part else _FLAGS[kind],
+        change_message=json.dumps(message),
+    )
+
+
+def save(entries: Iterable[LogEntry]) -> None:
+    """One statement. Inside the transaction of what it tells of."""
+    LogEntry.objects.bulk_create(entries)
 
 
 def added(after: Mapping[str, Any]) -> list[Any]:

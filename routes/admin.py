@@ -17,11 +17,11 @@ from django.utils.text import Truncator
 from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action, display
 
-from routes import versions
+from routes import masking, versions
 from routes.health import Healths
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 from routes.publishing import ConfigAdmin, ConfigStackedInline, ConfigTabularInline
-from routes.widgets import masked, redrawn
+from routes.widgets import redrawn
 
 __all__ = ["versions"]  # its pages register themselves
 
@@ -67,6 +67,11 @@ class PluginSettingInline(ConfigStackedInline):
     autocomplete_fields = ("consumer",)
     verbose_name = "plugin"
     verbose_name_plural = "plugins"
+
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        formset = super().get_formset(request, obj, **kwargs)
+        formset.hides = not self.has_change_permission(request, obj)
+        return formset
 
 
 class Switched:
@@ -264,7 +269,7 @@ class PluginSettingAdmin(Switched, ConfigAdmin):
         """Who may only look sees no secrets; the form has stand-ins of its own."""
         setting = super().get_object(request, object_id, from_field)
         if setting is not None and not self.has_change_permission(request, setting):
-            setting.config = masked(setting.name, setting.config)
+            setting.config = masking.hidden(setting.name, setting.config)
         return setting
 
     @admin.display(description="scope")
@@ -274,5 +279,5 @@ class PluginSettingAdmin(Switched, ConfigAdmin):
 
     @admin.display(description="config")
     def config_words(self, setting: PluginSetting) -> str:
-        text = json.dumps(masked(setting.name, setting.config), ensure_ascii=False)[1:-1].replace('"', "")
+        text = json.dumps(masking.hidden(setting.name, setting.config), ensure_ascii=False)[1:-1].replace('"', "")
         return Truncator(text).chars(80) or "defaults"

@@ -25,6 +25,7 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -36,8 +37,14 @@ from routes import syntax
 FORMAT = 1
 SECTIONS = ("upstreams", "routes", "plugins")
 
-Name = Annotated[str, AfterValidator(syntax.name)]
-Tags = Annotated[list[Annotated[str, AfterValidator(syntax.tag)]], Field(max_length=50)]
+Name = Annotated[str, AfterValidator(syntax.name), WithJsonSchema(syntax.NAME_SCHEMA)]
+Tag = Annotated[str, AfterValidator(syntax.tag), WithJsonSchema(syntax.TAG_SCHEMA)]
+Tags = Annotated[list[Tag], Field(max_length=50)]
+TargetHost = Annotated[str, AfterValidator(syntax.target_host), WithJsonSchema(syntax.TARGET_HOST_SCHEMA)]
+ServerName = Annotated[str, AfterValidator(syntax.server_name), WithJsonSchema(syntax.SERVER_NAME_SCHEMA)]
+RouteHost = Annotated[str, AfterValidator(syntax.route_host), WithJsonSchema(syntax.ROUTE_HOST_SCHEMA)]
+PathPattern = Annotated[str, AfterValidator(syntax.path), WithJsonSchema(syntax.PATH_SCHEMA)]
+Method = Annotated[str, AfterValidator(syntax.method), WithJsonSchema(syntax.METHOD_SCHEMA)]
 Conditions = dict[str, list[str]]
 
 
@@ -57,7 +64,16 @@ class Part(BaseModel):
 
 
 class TargetFields(Part):
-    host: Annotated[str, AfterValidator(syntax.target_host)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"host": {"pattern": "^unix:"}, "port": {"const": 0}}},
+                {"properties": {"host": {"pattern": "^(?!unix:)"}, "port": {"minimum": 1}}, "required": ["port"]},
+            ]
+        }
+    )
+
+    host: TargetHost
     """Name, IPv4 or IPv6 address, or `unix:/path/of/socket`."""
     port: int = Field(0, ge=0, le=65535, validate_default=True)
     """0 for a unix socket."""
@@ -103,7 +119,7 @@ class UpstreamFields(Part):
     """Open at once, per target and worker."""
     tls_verify: bool = True
     """Check the target's certificate (https)."""
-    tls_server_name: Annotated[str, AfterValidator(syntax.server_name)] = ""
+    tls_server_name: ServerName = ""
     """Name to ask for and to check (https). Empty: the target's host."""
     probe: Literal["none", "http", "tcp"] = "none"
     """Ask each target whether it is well, once per node: with a GET, or by connecting."""
@@ -159,21 +175,25 @@ class RouteFields(Part):
     """Unique. Letters, digits and . _ -"""
     enabled: bool = True
     """Off: as if it were not there."""
-    hosts: Annotated[list[Annotated[str, AfterValidator(syntax.route_host)]], Field(max_length=200)] = []
+    hosts: Annotated[list[RouteHost], Field(max_length=200)] = []
     """`api.example.com` or `*.example.com`. None: any host."""
-    paths: Annotated[list[Annotated[str, AfterValidator(syntax.path)]], Field(max_length=200)] = []
+    paths: Annotated[list[PathPattern], Field(max_length=200)] = []
     """`/users` exactly, `/users/*` and below, `/users/{id}`, `~^/v[0-9]+/` (RE2). None: any path."""
-    methods: Annotated[list[Annotated[str, AfterValidator(syntax.method)]], Field(max_length=40)] = []
+    methods: Annotated[list[Method], Field(max_length=40)] = []
     """None: any method."""
-    header_conditions: Annotated[Conditions, AfterValidator(syntax.header_conditions)] = {}
+    header_conditions: Annotated[
+        Conditions, AfterValidator(syntax.header_conditions), WithJsonSchema(syntax.HEADER_CONDITIONS_SCHEMA)
+    ] = {}
     """Header → values, one of which it must have; no values: it must be there."""
-    query_conditions: Annotated[Conditions, AfterValidator(syntax.query_conditions)] = {}
+    query_conditions: Annotated[
+        Conditions, AfterValidator(syntax.query_conditions), WithJsonSchema(syntax.QUERY_CONDITIONS_SCHEMA)
+    ] = {}
     """Query parameter → values, one of which it must have; no values: it must be there."""
     strip_path: bool = False
     """Send upstream only what the `*` of the path stands for."""
     preserve_host: bool = False
     """Send the client's own Host upstream instead of the target's."""
-    path_rewrite: str = Field("", max_length=1000)
+    path_rewrite: str = Field("", max_length=1000, json_schema_extra=syntax.REWRITE_SCHEMA)
     """The path to send upstream, such as `/v2/{id}/*`. Empty: the client's own."""
     priority: int = Field(0, ge=-1_000_000, le=1_000_000)
     """Of all routes that match, the highest wins; among equals the most specific."""
@@ -197,6 +217,12 @@ class RouteEntry(RouteFields):
     upstreams: list[RouteUpstreamEntry] = []
 
 
+#: JSON Schema: not both.
+ONE_PLACE: dict[str, Any] = {
+    "anyOf": [{"properties": {"route": {"const": ""}}}, {"properties": {"upstream": {"const": ""}}}]
+}
+
+
 class PluginFields(Part):
     name: str = Field(min_length=1, max_length=100)
     """The plugin's."""
@@ -208,6 +234,8 @@ class PluginFields(Part):
 
 class PluginEntry(PluginFields):
     """One setting. Its scope: `route` or `upstream` or neither, with or without `consumer`."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_PLACE)
 
     id: int = 0
     route: str = ""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -92,18 +92,6 @@ def can_say(fields: tuple[Field, ...], config: object) -> bool:
     return json.dumps(again, sort_keys=True) == json.dumps(config, sort_keys=True)
 
 
-def secrets_in(fields: tuple[Field, ...], config: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """The places of secrets that a config holds, each as (object, key), to read or to replace."""
-    for field in fields:
-        if not isinstance(config, dict) or field.name not in config:
-            continue
-        value = config[field.name]
-        if field.kind == "secret" and isinstance(value, str):
-            yield config, field.name
-        for inner in value if field.kind == "rows" and isinstance(value, list) else [value]:
-            yield from secrets_in(field.fields, inner)
-
-
 def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -137,7 +125,7 @@ def _kind(schema: Schema, shapes: Schema) -> dict[str, Any]:
             low, high = schema.get("minimum"), schema.get("maximum")
             return {"kind": "number", "numeric": True, "integer": kind == "integer", "low": low, "high": high}
         case "string":
-            secret = schema.get("format") == "password"
+            secret = bool(schema.get("writeOnly")) or schema.get("format") == "password"
             return {"kind": "secret" if secret else "text", "max_length": schema.get("maxLength")}
         case "array" if "items" in schema and "prefixItems" not in schema:
             return _list(_resolved(schema["items"], shapes), shapes)

@@ -10,11 +10,11 @@ from django.core.exceptions import ObjectDoesNotExist
 from unfold.forms import PaginationInlineFormSet
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
-from routes import catalogue
+from routes import catalogue, masking
 from routes.compile import config_problems
 from routes.problems import Problem, dotted
 from routes.rows import ConfigRow, field_errors
-from routes.widgets import ConfigWidget, fields_for, masked, placed, placed_errors, prose, unmasked
+from routes.widgets import ConfigWidget, fields_for, placed, placed_errors, prose
 
 
 class LinesField(forms.Field):
@@ -112,6 +112,8 @@ class ConfigForm(forms.ModelForm):
         for name, field in self.fields.items():
             if shape is not None and name in shape.model_fields and not isinstance(field, PluginField | ConfigField):
                 field.help_text = prose(shape.model_fields[name].description or "")
+            if not self.is_main:  # a row of a table has its labels in the table's head, which belong to no field
+                field.widget.attrs.setdefault("aria-label", field.label or name)
         plugin = self.fields.get("name")
         if isinstance(plugin, PluginField) and self.instance.pk and self.instance.name not in catalogue.registry():
             # A setting of a plugin that is gone can still be shown, disabled and deleted.
@@ -119,12 +121,16 @@ class ConfigForm(forms.ModelForm):
         if isinstance(self.fields.get("config"), ConfigField):
             self.fields["config"].widget.plugin = (self["name"].value() or "") if plugin else self.instance.name
             if self.instance.pk:
-                self.initial["config"] = masked(self.instance.name, self.instance.config)
+                self.initial["config"] = masking.mask(self.instance.name, self.instance.config)
 
     def clean_config(self) -> Any:
         """With the secrets that the form only had stand-ins for."""
-        stored = self.instance.config if self.instance.pk else {}
-        return unmasked(self.cleaned_data.get("name", self.instance.name), self.cleaned_data["config"], stored)
+        plugin = self.cleaned_data.get("name", self.instance.name)
+        stored = self.instance.config if self.instance.pk and plugin == self.instance.name else {}
+        config, faults = masking.unmask(plugin, self.cleaned_data["config"], stored)
+        if faults:
+            raise forms.ValidationError([f"{dotted(path)}: {said}" for path, said in faults])
+        return config
 
     def full_clean(self) -> None:
         super().full_clean()
@@ -173,9 +179,13 @@ class ConfigForm(forms.ModelForm):
 class ConfigFormSet(PaginationInlineFormSet):
     """Knows the parent also while it is new, and finds two settings of one scope, which the database would refuse."""
 
+    hides: ClassVar[bool] = False  # secrets of rows that are only looked at
+
     def _construct_form(self, i: int, **kwargs: Any) -> Any:
         form = super()._construct_form(i, **kwargs)
         setattr(form.instance, self.fk.name, self.instance)
+        if self.hides and form.instance.pk:
+            form.instance.config = masking.hidden(form.instance.name, form.instance.config)
         return form
 
     def clean(self) -> None:

@@ -20,6 +20,7 @@ def keep(data_dir: Path, document: Mapping[str, Any], number: int, digest: str) 
     path = kept_path(data_dir)
     temporary = path.with_suffix(f".{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.touch(mode=0o600)  # plugins' configs hold secrets
     temporary.write_text(json.dumps({"number": number, "digest": digest, "document": document}))
     temporary.replace(path)
 

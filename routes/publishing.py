@@ -11,14 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin.models import DELETION, LogEntry
 from django.contrib.postgres.fields import ArrayField
 from django.db.models import JSONField
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin, StackedInline, TabularInline
 
-from keys.trail import deleted
-from routes import selectors, services, trail
+from routes import services
 from routes.forms import ConditionsField, ConfigField, ConfigForm, ConfigFormSet, LinesField, PluginField
 from routes.models import PluginSetting
 from routes.problems import CompileError
@@ -88,26 +86,21 @@ class ConfigAdmin(ConfigFields, ModelAdmin):
         super().delete_queryset(request, queryset)
         self.settle(request, f"Deleted {called}.")
 
-    # The audit trail: what the document says of each row before and after.
+    # The audit trail is written by `services`, which knows what became of every row.
 
-    def construct_change_message(self, request: Any, form: Any, formsets: Any, add: bool = False) -> Any:
-        before, after = trail.rows(request.change.before), trail.rows(selectors.working_document())
-        return trail.message(before, after, trail.key_of(form.instance))
+    def log_addition(self, request: Any, obj: Any, message: Any) -> None:
+        pass
 
-    def log_deletions(self, request: Any, queryset: Any) -> Any:
-        known = trail.rows(request.change.before)
-        for row in queryset:
-            key = trail.key_of(row)
-            message = deleted(row, trail.told(key, known.get(key, {})))
-            LogEntry.objects.log_actions(request.user.pk, [row], DELETION, message, single_object=True)
+    def log_change(self, request: Any, obj: Any, message: Any) -> None:
+        pass
+
+    def log_deletions(self, request: Any, queryset: Any) -> None:
+        pass
 
     def update_rows(self, request: Any, queryset: Any, done: str, **fields: Any) -> None:
-        """A list action: sets the fields of the rows, as one version and with an entry for each row."""
+        """A list action: sets the fields of the rows, as one version."""
         rows = list(queryset)
         queryset.model.objects.filter(pk__in=[row.pk for row in rows]).update(**fields)
-        before, after = trail.rows(request.change.before), trail.rows(selectors.working_document())
-        for row in rows:
-            self.log_change(request, row, trail.only(before, after, trail.key_of(row)))
         self.settle(request, f"{done} {', '.join(map(str, rows))}.")
 
     def settle(self, request: Any, comment: str) -> None:
@@ -119,7 +112,7 @@ class ConfigAdmin(ConfigFields, ModelAdmin):
         return f"{self.opts.verbose_name} {row}"
 
     def _change(self, request: Any, view: Callable[[], HttpResponse]) -> HttpResponse:
-        with services.change(author=request.user.get_username(), source="admin") as request.change:
+        with services.change(author=request.user, source="admin") as request.change:
             response = view()
             wrote, request.change.settled = request.change.settled, True  # a refused form wrote nothing
         if wrote:

@@ -1,5 +1,8 @@
 """Writes of the configuration: changing the working copy, publishing it, rolling back, replacing it by a file.
 
+Each leaves its entries in the audit trail, for every row that differs. An author is a user, or the name of somebody at
+a shell, of whom only the version tells.
+
 Every writer takes one advisory lock first. Writers therefore go one after the other: numbers have no gaps, exactly one
 version is live, and a document never mixes halves of two edits.
 """
@@ -17,7 +20,8 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from keys.nudge import nudge
-from routes import selectors
+from keys.trail import Author, name_of
+from routes import masking, selectors, trail
 from routes.catalogue import registry
 from routes.compile import compile as compile_document
 from routes.difference import difference
@@ -37,7 +41,7 @@ class Change:
     problems that were there before and keep it from being published.
     """
 
-    author: str
+    author: Author
     source: str
     comment: str
     before: Mapping[str, Any]
@@ -48,10 +52,12 @@ class Change:
     def settle(self) -> None:
         """Publish now instead of at the end of the block. Raises CompileError."""
         self.settled = True
+        document = selectors.working_document()
+        trail.record(self.author, self.before, document)
         if not settings.ENVIRONMENT.autopublish:
             return
         try:
-            self.version = publish(author=self.author, source=self.source, comment=self.comment)
+            self.version = _publish(document, self.author, self.source, self.comment)
         except CompileError as error:
             # Whoever mends a broken configuration row by row must be let; nobody may break it further.
             if set(error.problems) - set(problems_of(self.before)):
@@ -63,7 +69,7 @@ _open: ContextVar[Change | None] = ContextVar("open_change", default=None)
 
 
 @contextmanager
-def change(*, author: str, source: str, comment: str = "") -> Iterator[Change]:
+def change(*, author: Author, source: str, comment: str = "") -> Iterator[Change]:
     """Edit the working copy inside: all of it goes live as one version, or CompileError and nothing has happened.
 
     With GATEWAY_AUTOPUBLISH=off the edit is kept as a draft. A change inside a change is part of it. Other writers
@@ -84,43 +90,61 @@ def change(*, author: str, source: str, comment: str = "") -> Iterator[Change]:
             current.settle()
 
 
-def publish(*, author: str, source: str, comment: str = "") -> ConfigVersion:
+def publish(*, author: Author, source: str, comment: str = "") -> ConfigVersion:
     """Make the working copy live. The live version itself, if nothing has changed. Raises CompileError."""
     with transaction.atomic():
         _lock()
         document = selectors.working_document()
-        compile_document(document, registry())
-        live = ConfigVersion.objects.filter(live=True).defer("document").first()
-        fingerprint = digest(document)
-        if live is not None and live.digest == fingerprint:
-            return live
-        if live is not None:
-            ConfigVersion.objects.filter(pk=live.pk).update(live=False)
-        version = ConfigVersion.objects.create(
-            number=live.number + 1 if live else 1,
-            document=document,
-            digest=fingerprint,
-            author=author,
-            source=source,
-            comment=comment,
-            parent=live,
-            live=True,
-        )
-        nudge(CONFIG_CHANNEL, str(version.number))  # sent after the commit
-        return version
+        return _publish(document, author, source, comment, said="Published the working copy.")
 
 
-def rollback(number: int, *, author: str, source: str = "rollback", comment: str = "") -> ConfigVersion:
+def rollback(number: int, *, author: Author, source: str = "rollback", comment: str = "") -> ConfigVersion:
     """Publish an old document again and make the working copy equal to it; drafts are lost.
 
     Raises ConfigVersion.DoesNotExist, and CompileError when it needs plugins that are no longer there.
     """
     with transaction.atomic():
         _lock()
-        document = selectors.document_of(number)
+        document, before = selectors.document_of(number), selectors.working_document()
         compile_document(document, registry())
-        restore(document)
-        return publish(author=author, source=source, comment=comment or f"Back to version {number}.")
+        after = _restored(document, before, author)
+        comment = comment or f"Back to version {number}."
+        return _publish(after, author, source, comment, said=f"Rolled back to version {number}.")
+
+
+def _restored(document: Mapping[str, Any], before: Mapping[str, Any], author: Author) -> Mapping[str, Any]:
+    """The working copy as it is now."""
+    restore(document)
+    after = selectors.working_document()
+    trail.record(author, before, after)
+    return after
+
+
+def _publish(
+    document: Mapping[str, Any], author: Author, source: str, comment: str, *, said: str = ""
+) -> ConfigVersion:
+    """Inside a transaction, under the lock. `said`: what the trail tells of the version, if the rows do not."""
+    compile_document(document, registry())
+    live = ConfigVersion.objects.filter(live=True).defer("document").first()
+    fingerprint = digest(document)
+    if live is not None and live.digest == fingerprint:
+        return live
+    if live is not None:
+        ConfigVersion.objects.filter(pk=live.pk).update(live=False)
+    version = ConfigVersion.objects.create(
+        number=live.number + 1 if live else 1,
+        document=document,
+        digest=fingerprint,
+        author=name_of(author),
+        source=source,
+        comment=comment,
+        parent=live,
+        live=True,
+    )
+    if said:
+        trail.version_record(author, version, live.number if live else 0, said)
+    nudge(CONFIG_CHANNEL, str(version.number))  # sent after the commit
+    return version
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +153,24 @@ class Imported:
     differences: list[str]
 
 
-def replace(document: object, *, author: str, source: str, comment: str = "", dry_run: bool = False) -> Imported:
+def replace(document: object, *, author: Author, source: str, comment: str = "", dry_run: bool = False) -> Imported:
     """Make a document from outside the whole configuration, and publish it. Rows are met by name, ids in it ignored.
+    Masked secrets stand for those that are stored.
 
     Raises CompileError.
     """
     with transaction.atomic():
         _lock()
         before = selectors.working_document()
+        document, unknown = masking.unmask_document(document, before)
         wanted, problems = identified(document, before)
-        if problems := [*problems_of(wanted), *problems]:
+        if problems := [*problems_of(wanted), *problems, *unknown]:
             raise CompileError(problems)
         if dry_run:
             return Imported(None, difference(before, wanted))
-        restore(wanted)
-        version = publish(author=author, source=source, comment=comment)
-        return Imported(version, difference(before, version.document))
+        after = _restored(wanted, before, author)
+        version = _publish(after, author, source, comment, said="Replaced the whole configuration.")
+        return Imported(version, difference(before, after))
 
 
 def problems_of(document: Any) -> tuple[Problem, ...]:

@@ -10,11 +10,56 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv6Address
 from pathlib import PurePosixPath
+from typing import Any
 
 from gateway.proxy.patterns import Pattern
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 UNIX_PATH_MAX_BYTES = 107  # sun_path is 108 on Linux, with its NUL
+
+# What JSON Schema can say of the rules below: it may take more than they do, never less.
+_LABEL_ANY_CASE = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_PATTERN = rf"{_LABEL_ANY_CASE}(\.{_LABEL_ANY_CASE})*\.?"
+_SEGMENT = r"((?!\.{1,2}(/|$))[^\x00-\x20\x7f?#*{}/]+|\{[A-Za-z_][A-Za-z0-9_]*\})"
+_HEADER_EDGE = r"[!-~\x80-\x84\x86-\x9f\xa1-\xff]"
+NAME_SCHEMA: dict[str, Any] = {"type": "string", "pattern": NAME}
+TAG_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}$"}
+SERVER_NAME_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 253, "pattern": rf"^({_HOST_PATTERN})?$"}
+TARGET_HOST_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "anyOf": [
+        {"maxLength": 253, "pattern": rf"^{_HOST_PATTERN}$"},
+        {"format": "ipv6"},
+        {"maxLength": 112, "pattern": r"^unix:/[^\x00-\x1f\x7f]*$"},
+    ],
+}
+ROUTE_HOST_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "anyOf": [
+        {"maxLength": 253, "pattern": rf"^(\*\.)?{_HOST_PATTERN}$"},
+        {"pattern": r"^\[[0-9A-Fa-f:.]{2,45}\]$"},
+    ],
+}
+METHOD_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$"}
+PATH_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "maxLength": 1000,
+    "pattern": rf"^((/{_SEGMENT})+(/\*?)?|/\*?|~[^\x00]*)$",
+}
+REWRITE_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 1000, "pattern": r"^(/[^\x00-\x20\x7f?#*]*\*?)?$"}
+HEADER_CONDITIONS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": {"pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"},
+    "additionalProperties": {
+        "type": "array",
+        "items": {"type": "string", "pattern": rf"^({_HEADER_EDGE}([ -~\x80-\xff]*{_HEADER_EDGE})?)?$"},
+    },
+}
+QUERY_CONDITIONS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": {"pattern": r"^[^\x00-\x1f\x7f]+$"},
+    "additionalProperties": {"type": "array", "items": {"type": "string", "pattern": r"^[^\x00-\x1f\x7f]*$"}},
+}
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"

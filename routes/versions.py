@@ -7,7 +7,6 @@ from functools import partial, wraps
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
@@ -19,7 +18,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from keys import trail
-from routes import portable, selectors, services
+from routes import masking, portable, selectors, services
 from routes.difference import changes
 from routes.document import SECTIONS
 from routes.models import ConfigVersion, WorkerReport
@@ -90,7 +89,7 @@ class ConfigVersionAdmin(ReadOnlyAdmin):
     def file(self, version: ConfigVersion) -> str:
         rows = sum(len(version.document.get(section, ())) for section in SECTIONS)
         if rows <= MAX_ROWS_SHOWN:
-            return _preformatted(portable.to_yaml(version.document))
+            return _preformatted(portable.to_yaml(masking.mask_document(version.document)))
         url = reverse("dashboard:config-export", args=[version.number])
         return format_html('<a class="text-primary-600 underline" href="{}">Download as YAML</a>, {} rows.', url, rows)
 
@@ -102,9 +101,8 @@ class ConfigVersionAdmin(ReadOnlyAdmin):
     def publish(self, request: Any) -> HttpResponse:
         """Drafts, and what was changed past the admin."""
         if request.method == "POST":
-            author, comment = request.user.get_username(), request.POST.get("comment", "")
-            write = partial(services.publish, author=author, source="admin", comment=comment)
-            return self._go(request, write, "Published the working copy.")
+            comment = request.POST.get("comment", "")
+            return self._go(request, partial(services.publish, author=request.user, source="admin", comment=comment))
         working, live = selectors.working_document(), selectors.live_document()
         steps = _steps(live[2] if live else {}, working)
         return self._confirm(request, "Publish the working copy", steps, services.problems_of(working))
@@ -113,21 +111,14 @@ class ConfigVersionAdmin(ReadOnlyAdmin):
     def roll_back(self, request: Any, object_id: str) -> HttpResponse:
         version = get_object_or_404(ConfigVersion, pk=object_id)
         if request.method == "POST":
-            author, comment = request.user.get_username(), request.POST.get("comment", "")
-            write = partial(services.rollback, version.number, author=author, comment=comment)
-            return self._go(request, write, f"Rolled back to version {version.number}.")
+            comment = request.POST.get("comment", "")
+            return self._go(request, partial(services.rollback, version.number, author=request.user, comment=comment))
         steps = _steps(selectors.working_document(), version.document)
         return self._confirm(request, f"Roll back to {version}", steps, services.problems_of(version.document))
 
-    def _go(self, request: HttpRequest, write: Callable[[], ConfigVersion], done: str) -> HttpResponse:
-        live = selectors.live_version()
+    def _go(self, request: HttpRequest, write: Callable[[], ConfigVersion]) -> HttpResponse:
         try:
-            with transaction.atomic():
-                version = write()
-                self.log_change(
-                    request, version, trail.changed({"live": live and live[0]}, {"live": version.number}, done)
-                )
-            announce(request, version.number)
+            announce(request, write().number)
         except CompileError as error:
             for problem in error.problems:
                 messages.error(request, f"Nothing was published. {problem}")
@@ -163,7 +154,7 @@ def _steps(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[trail.St
             f"{change.kind.capitalize()} {change.section[:-1]} “{change.name}”.",
             [(field, trail.text(old), trail.text(new)) for field, (old, new) in change.fields.items()],
         )
-        for change in changes(before, after)
+        for change in changes(masking.mask_document(before), masking.mask_document(after))
     ]
 
 

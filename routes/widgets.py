@@ -7,7 +7,6 @@ stands in the form and gets the form drawn anew (`PluginSettingAdmin.config_view
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping
@@ -15,21 +14,19 @@ from typing import Any
 
 from django import forms
 from django.template.loader import render_to_string
-from django.utils.crypto import salted_hmac
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 from unfold.widgets import BASE_INPUT_CLASSES, SELECT_CLASSES, SWITCH_CLASSES
 
-from routes import catalogue
+from routes import catalogue, masking
 from routes.compile import config_problems
-from routes.fields import Field, can_say, config_of, fields_of, secrets_in, shown, texts_of
+from routes.fields import Field, can_say, config_of, fields_of, shown, texts_of
 
 CLASSES = {
     "input": " ".join(BASE_INPUT_CLASSES),
     "select": " ".join(name for name in SELECT_CLASSES if name != "max-w-2xl"),
     "switch": " ".join(SWITCH_CLASSES),
 }
-MASK = "••••••••"
 Errors = Mapping[str, list[str]]
 
 
@@ -99,7 +96,10 @@ def redrawn(posted: Mapping[str, Any]) -> str:
     else:
         widget.mode = action
         if config and action == "fields":
-            widget.errors = placed_errors(widget.plugin, config)
+            texts = texts_of(fields_for(widget.plugin), config)
+            errors = placed_errors(widget.plugin, config)
+            # Only the secret itself can be right or wrong, and a stand-in is all there is of it here.
+            widget.errors = {path: said for path, said in errors.items() if not masking.is_stand_in(texts.get(path))}
     return widget.render(name, text if isinstance(config, str) else json.dumps(config))
 
 
@@ -154,28 +154,6 @@ def placed(fields: tuple[Field, ...], path: tuple[str | int, ...]) -> str:
             return ".".join([*place, str(path[position + 1]), inner]) if inner else ".".join(place)
         fields = found.fields
     return ".".join(place)
-
-
-def masked(plugin: str, config: Any) -> Any:
-    """A copy with a stand-in for each secret, by which `unmasked` knows it again."""
-    config = copy.deepcopy(config)
-    for place, key in secrets_in(fields_for(plugin), config):
-        place[key] = _stand_in(place[key])
-    return config
-
-
-def unmasked(plugin: str, config: Any, stored: Any) -> Any:
-    """A copy with the stored secrets back where their stand-ins are, whatever has moved since."""
-    config, fields = copy.deepcopy(config), fields_for(plugin)
-    known = {_stand_in(place[key]): place[key] for place, key in secrets_in(fields, stored)}
-    for place, key in secrets_in(fields, config):
-        if place[key].startswith(MASK):
-            place[key] = known.get(place[key], "")
-    return config
-
-
-def _stand_in(secret: str) -> str:
-    return f"{MASK}{salted_hmac('routes.widgets', secret).hexdigest()[:16]}"
 
 
 def _drawn(fields: tuple[Field, ...], texts: Mapping[str, str], name: str, path: str, errors: Errors) -> list[Any]:

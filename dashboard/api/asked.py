@@ -13,7 +13,7 @@ from rest_framework.request import Request
 
 from dashboard.fold import MINUTE_S
 from dashboard.ranges import floor
-from gateway.api.lists import Kind, check_parameters, parse
+from gateway.api.lists import LARGEST, TEXT_SCHEMA, Kind, check_parameters, parse
 from gateway.api.problems import BadQuery, Fault
 
 LONGEST = timedelta(days=366)
@@ -28,7 +28,8 @@ class Parameter:
     description: str
     choices: Sequence[str] = ()
     low: int = 1
-    high: int = 2**63 - 1
+    high: int = LARGEST
+    step: int = 1
 
     def value(self, text: str) -> Any:
         """Raises ValueError with a sentence."""
@@ -36,13 +37,17 @@ class Parameter:
         if self.choices and value not in self.choices:
             raise ValueError(f"One of {', '.join(self.choices)}.")
         if self.kind == "integer" and not self.low <= value <= self.high:
-            raise ValueError(f"From {self.low} to {self.high}." if self.high < 2**63 - 1 else f"{self.low} or more.")
+            raise ValueError(f"From {self.low} to {self.high}." if self.high < LARGEST else f"{self.low} or more.")
+        if self.kind == "integer" and value % self.step:
+            raise ValueError(f"A multiple of {self.step}.")
         return value
 
     def schema(self) -> OpenApiParameter:
-        shape: dict[str, Any] = {"type": "string"}
+        shape: dict[str, Any] = {"type": "string"} if self.choices or self.kind == "time" else dict(TEXT_SCHEMA)
         if self.kind == "integer":
             shape = {"type": "integer", "minimum": self.low, "maximum": self.high}
+            if self.step > 1:
+                shape["multipleOf"] = self.step
         elif self.kind == "time":
             shape["format"] = "date-time"
         elif self.choices:

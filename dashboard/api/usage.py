@@ -88,7 +88,7 @@ class Series(ApiView):
     parameters = (
         SINCE, UNTIL, *WHOSE,
         Parameter("step_s", "integer", "Whole minutes; by consumer or key whole hours. Default: some 60 to 96 points.",
-                  low=MINUTE_S, high=31 * DAY_S),
+                  low=MINUTE_S, high=31 * DAY_S, step=MINUTE_S),
     )  # fmt: skip
 
     @extend_schema(

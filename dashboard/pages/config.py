@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -14,8 +16,8 @@ from django.urls import path
 
 from dashboard import edits
 from dashboard.page import Guarded, Page
-from routes import portable, selectors, services
-from routes.difference import changes
+from routes import masking, portable, selectors, services
+from routes.difference import RowChange, changes
 from routes.models import ConfigVersion, WorkerReport
 from routes.problems import CompileError
 
@@ -46,7 +48,7 @@ class Config(Page):
     def _draft(self, live: dict[str, Any]) -> dict[str, Any]:
         """Of every edit that is not live: gathered ones, and what was changed past the dashboard."""
         working = selectors.working_document()
-        pending = changes(live, working)
+        pending = _changes(live, working)
         return {"pending": pending, "pending_problems": services.problems_of(working) if pending else ()}
 
     def _workers(self, live_number: int) -> list[dict[str, Any]]:
@@ -69,7 +71,7 @@ class Config(Page):
         return {
             "compared": after,
             "before": before,
-            "differences": changes(before.document if before else {}, after.document),
+            "differences": _changes(before.document if before else {}, after.document),
         }
 
 
@@ -85,7 +87,7 @@ class RollBack(Page):
         return super().get_context_data(
             title=f"Roll back to version {version.number}",
             version=version,
-            differences=changes(selectors.working_document(), version.document),
+            differences=_changes(selectors.working_document(), version.document),
             problems=services.problems_of(version.document),
             **context,
         )
@@ -93,13 +95,7 @@ class RollBack(Page):
     def post(self, request: HttpRequest, number: int) -> HttpResponse:
         get_object_or_404(ConfigVersion.objects.defer("document"), number=number)
         comment = request.POST.get("comment", "").strip()[:1000]
-
-        def roll_back() -> ConfigVersion:
-            done = services.rollback(number, author=request.user.get_username(), comment=comment)
-            edits.log(request.user.pk, done, f"Rolled back to version {number}.")
-            return done
-
-        edits.publish(request, roll_back)
+        edits.publish(request, partial(services.rollback, number, author=request.user, comment=comment))
         return redirect("dashboard:config")
 
 
@@ -110,30 +106,29 @@ class Publish(Guarded):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         comment = request.POST.get("comment", "").strip()[:1000]
-
-        def publish() -> ConfigVersion:
-            done = services.publish(author=request.user.get_username(), source=edits.SOURCE, comment=comment)
-            edits.log(request.user.pk, done, "Published.")
-            return done
-
-        edits.publish(request, publish)
+        write = partial(services.publish, author=request.user, source=edits.SOURCE, comment=comment)
+        edits.publish(request, write)
         return redirect("dashboard:config")
 
 
 class Export(Guarded):
-    """A version as the YAML file that `manage.py config import` takes."""
+    """A version as the YAML file that `manage.py config import` takes. Secrets are masked: it leaves the gateway."""
 
     permissions = ("routes.view_configversion",)
     http_method_names = ["get"]
 
     def get(self, request: HttpRequest, number: int) -> HttpResponseBase:
         try:
-            text = portable.to_yaml(_version(str(number)).document)
+            text = portable.to_yaml(masking.mask_document(_version(str(number)).document))
         except CompileError as error:
             return HttpResponse(str(error), status=409, content_type="text/plain; charset=utf-8")
         response = HttpResponse(text, content_type="application/yaml; charset=utf-8")
         response["Content-Disposition"] = f'attachment; filename="hydragate-{number}.yaml"'
         return response
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[RowChange]:
+    return changes(masking.mask_document(before), masking.mask_document(after))
 
 
 def _version(text: str) -> ConfigVersion:

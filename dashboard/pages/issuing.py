@@ -14,7 +14,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.admin.models import ADDITION, CHANGE
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -22,7 +21,6 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from dashboard.audit import log
 from dashboard.page import Guarded, Page
 from dashboard.snippets import door, snippets, traffic_url
 from keys import services
@@ -107,7 +105,7 @@ class CreateKey(Page):
 
     @transaction.atomic
     def _create(self, request: HttpRequest, form: KeyForm) -> tuple[ApiKey, str]:
-        values, by = form.cleaned_data, request.user.get_username()
+        values, by = form.cleaned_data, request.user
         try:
             consumer = Consumer.objects.named(values["consumer"])
         except Consumer.DoesNotExist:
@@ -115,13 +113,10 @@ class CreateKey(Page):
                 raise ValidationError({"username": "There is no consumer of this name."}) from None
             if not request.user.has_perm("keys.add_consumer"):
                 raise PermissionDenied from None
-            consumer = services.consumer_create(values["consumer"])
-            log(request, consumer, ADDITION, "Made together with a key.")
-        key, secret = services.key_create(
+            consumer = services.consumer_create(values["consumer"], by=by)
+        return services.key_create(
             consumer, name=values["name"], expires_at=form.expires_at(self.now), scopes=values["scopes"], by=by
         )
-        log(request, key, ADDITION, f"Made for {consumer}.")
-        return key, secret
 
 
 class OnKey(Page):
@@ -158,11 +153,8 @@ class RotateKey(OnKey):
 
     def done(self, request: HttpRequest, key: ApiKey, values: dict[str, Any]) -> HttpResponse:
         try:
-            with transaction.atomic():
-                overlap = timedelta(seconds=values["overlap_s"])
-                new, secret = services.key_rotate(key, overlap=overlap, by=request.user.get_username())
-                log(request, new, ADDITION, f"Rotated from {key}.")
-                log(request, key, CHANGE, f"Rotated to {new}.")
+            overlap = timedelta(seconds=values["overlap_s"])
+            new, secret = services.key_rotate(key, overlap=overlap, by=request.user)
         except services.KeyNotLive as error:
             messages.error(request, str(error))
             return redirect("dashboard:key", key.pk)
@@ -178,9 +170,7 @@ class RevokeKey(OnKey):
     }  # fmt: skip
 
     def done(self, request: HttpRequest, key: ApiKey, values: dict[str, Any]) -> HttpResponse:
-        with transaction.atomic():
-            services.key_revoke(key, by=request.user.get_username(), reason=values["reason"])
-            log(request, key, CHANGE, f"Revoked. {values['reason']}".strip())
+        services.key_revoke(key, by=request.user, reason=values["reason"])
         messages.success(request, f"Revoked: {key} of {key.consumer}.")
         return redirect("dashboard:key", key.pk)
 
@@ -193,9 +183,7 @@ class SwitchConsumer(Guarded):
 
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         consumer, enabled = get_object_or_404(Consumer, pk=pk), bool(request.POST.get("enabled"))
-        with transaction.atomic():
-            (services.consumer_enable if enabled else services.consumer_disable)(consumer)
-            log(request, consumer, CHANGE, "Enabled." if enabled else "Disabled.")
+        (services.consumer_enable if enabled else services.consumer_disable)(consumer, by=request.user)
         said = "is let in again" if enabled else "is refused from now on, whatever the key"
         messages.success(request, f"{consumer} {said}.")
         return redirect("dashboard:consumer", pk)

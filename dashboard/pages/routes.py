@@ -67,11 +67,10 @@ class RouteSwitch(Guarded):
         safe = url_has_allowed_host_and_scheme(back, {request.get_host()}, request.is_secure())
         return redirect(back if safe else "dashboard:routes")
 
-    def _write(self, pk: int, enabled: bool) -> Route:
+    def _write(self, pk: int, enabled: bool) -> None:
         route = Route.objects.get(pk=pk)  # under the writers' lock
         route.enabled = enabled
         route.save(update_fields=["enabled", "updated_at"])
-        return route
 
 
 class RouteDetail(Page):

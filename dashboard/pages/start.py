@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django import forms
-from django.contrib.admin.models import ADDITION
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -18,7 +17,6 @@ from django.template.response import TemplateResponse
 from django.urls import path
 
 from dashboard import latest
-from dashboard.audit import log
 from dashboard.edits import SOURCE
 from dashboard.models import UsageRow
 from dashboard.page import Page
@@ -142,7 +140,7 @@ def make(request: HttpRequest, values: dict[str, Any]) -> tuple[Route, str]:
     protocol, host, port = values["target"]
     comment = f"First steps: {values['name']}"
     with transaction.atomic():
-        with services.change(author=request.user.get_username(), source=SOURCE, comment=comment):
+        with services.change(author=request.user, source=SOURCE, comment=comment):
             upstream = _saved(Upstream(name=values["name"], protocol=protocol))
             _saved(Target(upstream=upstream, host=host, port=port))
             route = _saved(Route(name=values["name"], paths=[values["path"]]))
@@ -151,7 +149,6 @@ def make(request: HttpRequest, values: dict[str, Any]) -> tuple[Route, str]:
                 _saved(PluginSetting(name="key-auth", route=route))
             if values["per_minute"]:
                 _saved(PluginSetting(name="rate-limiting", route=route, config={"minute": values["per_minute"]}))
-            log(request, route, ADDITION, comment)
         return route, _key(request, values) if values["key_auth"] else ""
 
 
@@ -159,10 +156,8 @@ def _key(request: HttpRequest, values: dict[str, Any]) -> str:
     try:
         consumer = Consumer.objects.named(values["consumer"])
     except Consumer.DoesNotExist:
-        consumer = consumer_create(values["consumer"])
-    key, secret = key_create(consumer, name="first steps", by=request.user.get_username())
-    log(request, key, ADDITION, f"Made for {consumer}.")
-    return secret
+        consumer = consumer_create(values["consumer"], by=request.user)
+    return key_create(consumer, name="first steps", by=request.user)[1]
 
 
 def _saved(row: Any) -> Any:

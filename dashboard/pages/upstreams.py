@@ -156,11 +156,10 @@ class TargetWeight(Guarded):
             edits.edit(request, f"{done} in upstream {target.upstream}.", lambda: self._write(pk, weight))
         return redirect("dashboard:upstream", target.upstream_id)
 
-    def _write(self, pk: int, weight: int) -> Upstream:
-        target = Target.objects.select_related("upstream").get(pk=pk)  # under the writers' lock
+    def _write(self, pk: int, weight: int) -> None:
+        target = Target.objects.get(pk=pk)  # under the writers' lock
         target.weight = weight
         target.save(update_fields=["weight"])
-        return target.upstream
 
 
 urlpatterns = [

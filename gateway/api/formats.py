@@ -11,17 +11,26 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.utils.encoders import JSONEncoder
 
+EXACT_BELOW = 2**53  # from here on a float may be another whole number than was written
+
 
 class JsonParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, context: Any = None) -> Any:
         try:
-            return json.loads(stream.read().decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+            text = stream.read().decode("utf-8")
+            return json.loads(text, parse_float=_number, parse_constant=_refuse, object_pairs_hook=_unique)
         except RecursionError:
             raise ParseError("This JSON is nested too deeply.") from None
         except ValueError as error:
             raise ParseError(f"This is not JSON: {error}") from error
+
+
+def _number(text: str) -> float | int:
+    """To JSON, and to its schemas, `5.0` is the whole number 5."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < EXACT_BELOW else value
 
 
 def _refuse(word: str) -> None:

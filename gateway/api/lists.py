@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, reduce
 from operator import or_
 from typing import Any, Literal
@@ -28,7 +29,9 @@ from rest_framework.response import Response
 from gateway.api.problems import BadQuery, Fault
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+LARGEST = 2**63 - 1
 _MAX_TEXT = 1_000
+TEXT_SCHEMA = {"type": "string", "maxLength": _MAX_TEXT, "pattern": r"^[^\x00]*$"}
 Kind = Literal["text", "boolean", "integer", "time"]
 
 
@@ -59,8 +62,8 @@ def parse(text: str, kind: Kind) -> Any:
                 raise ValueError("true or false.")
             return text == "true"
         case "integer":
-            if not (text.removeprefix("-").isascii() and text.removeprefix("-").isdecimal()) or len(text) > 18:
-                raise ValueError("A whole number.")
+            if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -LARGEST <= int(text) <= LARGEST:
+                raise ValueError("A whole number of 64 bits.")
             return int(text)
         case "time":
             return _moment(text)
@@ -70,13 +73,14 @@ def parse(text: str, kind: Kind) -> Any:
 
 
 def _moment(text: str) -> datetime:
+    """In UTC: PostgreSQL knows no zones as far from it as ISO 8601 does."""
     try:
         moment = parse_datetime(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ValueError("A time with its zone, such as 2030-01-31T12:00:00Z.")
-    return moment
+        if moment is not None and moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("A time with its zone, such as 2030-01-31T12:00:00Z.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,21 @@ class Listing:
         return response
 
     def _parameters(self) -> Iterator[OpenApiParameter]:
-        kinds: dict[Kind, Any] = {"text": str, "boolean": bool, "integer": int, "time": datetime}
+        kinds: dict[Kind, Any] = {
+            "text": TEXT_SCHEMA,
+            "boolean": bool,
+            "integer": {"type": "integer", "minimum": -LARGEST, "maximum": LARGEST},
+            "time": datetime,
+        }
         for item in self.filters:
             yield OpenApiParameter(
-                item.name, kinds[item.kind], enum=item.choices or None, description=item.description or "Filter."
+                item.name,
+                str if item.choices else kinds[item.kind],
+                enum=item.choices or None,
+                description=item.description or "Filter.",
             )
         if self.search:
-            yield OpenApiParameter("q", str, description=f"Search in {', '.join(map(_first, self.search))}.")
+            yield OpenApiParameter("q", TEXT_SCHEMA, description=f"Search in {', '.join(map(_first, self.search))}.")
         words = [sign + name.lstrip("-") for name in self.ordering for sign in ("", "-")]
         yield OpenApiParameter("ordering", str, enum=words, description=f"Default `{self.ordering[0]}`; `-` reverses.")
         limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}

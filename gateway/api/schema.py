@@ -17,6 +17,8 @@ from pydantic.json_schema import model_json_schema
 from gateway.api.idempotency import HEADER
 from gateway.api.problems import CONTENT_TYPE
 
+STORABLE = r"^[^\x00]*$"
+
 
 class ShapeExtension(PydanticExtension):
     """A pydantic model as it is written in a request, or as it is answered: defaults are optional only in the first."""
@@ -27,10 +29,24 @@ class ShapeExtension(PydanticExtension):
         mode = "validation" if direction == "request" else "serialization"
         template = "#/components/schemas/{model}"
         schema = model_json_schema(self.target, ref_template=template, mode=mode)  # type: ignore[arg-type]
+        if direction == "request":
+            _make_storable(schema)
         for name, part in schema.pop("$defs", {}).items():
             component = ResolvedComponent(name=name, type=ResolvedComponent.SCHEMA, object=name, schema=part)
             auto_schema.registry.register_on_missing(component)
         return schema
+
+
+def _make_storable(schema: Any) -> None:
+    """No text may hold NUL, which PostgreSQL cannot keep; those with a pattern of their own do not."""
+    if isinstance(schema, list):
+        for part in schema:
+            _make_storable(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "string" and not {"pattern", "enum", "const", "format", "anyOf"} & schema.keys():
+            schema["pattern"] = STORABLE
+        for part in list(schema.values()):
+            _make_storable(part)
 
 
 class TokenScheme(OpenApiAuthenticationExtension):
@@ -147,7 +163,7 @@ def _make_partial(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
         fields = {
             field: {k: v for k, v in part.items() if k != "default"} for field, part in whole["properties"].items()
         }
-        partial = {key: value for key, value in whole.items() if key != "required"}
+        partial = {key: value for key, value in whole.items() if key not in ("required", "anyOf")}
         schemas[f"{name}Patch"] = partial | {"title": f"{name}Patch", "properties": fields}
         content["schema"] = {"$ref": f"#/components/schemas/{name}Patch"}
 

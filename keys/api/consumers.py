@@ -10,11 +10,11 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api.audit import entry, record
 from gateway.api.idempotency import idempotent
 from gateway.api.lists import Filter, Listing, page_of
 from gateway.api.problems import Conflict
 from gateway.api.views import ApiView
+from keys import services
 from keys.api import rows, shapes
 from keys.models import Consumer
 
@@ -76,7 +76,7 @@ class ConsumerOne(ApiView):
     def patch(self, request: Request, ref: str) -> Response:
         """Change a consumer. Only the fields that are given change."""
         given = shapes.ConsumerPatch.model_validate(request.data)
-        return rows.change(request, lambda: find(ref), represent, rows.setting(given))
+        return rows.change(request, lambda: find(ref), represent, rows.setting(request, given))
 
     @extend_schema(summary="Delete a consumer and its keys", responses={204: None})
     def delete(self, request: Request, ref: str) -> Response:
@@ -85,11 +85,9 @@ class ConsumerOne(ApiView):
             raise PermissionDenied("Deleting consumers is for superusers. Disable it instead.")
         with transaction.atomic():
             row = rows.locked(find(ref))
-            before, pk = represent(row), row.pk
-            rows.check(request, before)
+            rows.check(request, represent(row))
             # Of the app above, which says by this foreign key what is for this consumer only.
             if count := row.plugin_settings.count():
                 raise Conflict(f"Plugin settings are for this consumer ({count}). Delete them first.")
-            row.delete()
-            record([entry(request.user, row, before=before, after=None, pk=pk)])
+            services.consumer_delete(row, by=request.user)
         return Response(status=204)

@@ -15,7 +15,6 @@ from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api.audit import entry, record
 from gateway.api.idempotency import idempotent
 from gateway.api.lists import Filter, Listing, page_of
 from gateway.api.problems import Conflict, Fault, Invalid
@@ -57,15 +56,9 @@ class _Issuing(ApiView):
         return Response(body, 201, headers=headers)
 
     def make(self, request: Request, consumer: Consumer, given: shapes.KeyOfConsumerWrite) -> Response:
-        with transaction.atomic():
-            key, secret = services.key_create(
-                consumer,
-                name=given.name,
-                scopes=given.scopes,
-                expires_at=given.expires_at,
-                by=request.user.get_username(),
-            )
-            record([entry(request.user, key, before=None, after=represent(key))])
+        key, secret = services.key_create(
+            consumer, name=given.name, scopes=given.scopes, expires_at=given.expires_at, by=request.user
+        )
         return self.issued(request, key, secret)
 
 
@@ -139,7 +132,7 @@ class KeyOne(ApiView):
     def patch(self, request: Request, ref: str) -> Response:
         """Change name, scopes or expiry. An expiry that has passed ends the key."""
         given = shapes.KeyPatch.model_validate(request.data)
-        return rows.change(request, lambda: find(ref), represent, rows.setting(given))
+        return rows.change(request, lambda: find(ref), represent, rows.setting(request, given))
 
 
 class KeyRotate(_Issuing):
@@ -157,16 +150,12 @@ class KeyRotate(_Issuing):
         given = shapes.RotateWrite.model_validate(request.data)
         with transaction.atomic():
             old = rows.locked(find(ref))
-            before = represent(old)
-            rows.check(request, before)
+            rows.check(request, represent(old))
             overlap = timedelta(seconds=given.overlap_s)
             try:
-                new, secret = services.key_rotate(old, overlap=overlap, by=request.user.get_username())
+                new, secret = services.key_rotate(old, overlap=overlap, by=request.user)
             except services.KeyNotLive as error:
                 raise Conflict(str(error)) from None
-            old.refresh_from_db(fields=["expires_at"])
-            made = entry(request.user, new, before=None, after=represent(new))
-            record([made, entry(request.user, old, before=before, after=represent(old))])
         return self.issued(request, new, secret)
 
 
@@ -185,6 +174,6 @@ class KeyRevoke(ApiView):
         given = shapes.RevokeWrite.model_validate(request.data)
 
         def revoke(key: ApiKey) -> ApiKey:
-            return services.key_revoke(key, by=request.user.get_username(), reason=given.reason)
+            return services.key_revoke(key, by=request.user, reason=given.reason)
 
         return rows.change(request, lambda: find(ref), represent, revoke)

@@ -1,8 +1,8 @@
-"""What consumers, keys and tokens share: how one is found, shown, added and changed, with ETag and trail."""
+"""What consumers, keys and tokens share: how one is found, shown, added and changed, with ETag."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,10 +14,10 @@ from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api.audit import entry, record
 from gateway.api.etags import check_match, etag
 from gateway.api.lists import Filter
 from gateway.api.problems import Conflict
+from keys import services
 from keys.api.shapes import Given
 from keys.models import STATES, in_state
 
@@ -73,12 +73,8 @@ def _lasting(state: State) -> State:
 
 
 def add(request: Request, row: Model, represent: Callable[[Any], State], place: str) -> Response:
-    row.full_clean()
     try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-            state = represent(row)
-            record([entry(request.user, row, before=None, after=state)])
+        state = represent(services.added(row, by=request.user))
     except IntegrityError:
         raise Conflict("Another request has just taken this name.") from None
     return Response(state, 201, headers={"Location": url(request, place, row), "ETag": tag(state)})
@@ -91,12 +87,8 @@ def change(
     try:
         with transaction.atomic():
             row = locked(find_row())
-            before = represent(row)
-            check(request, before)
-            row = step(row)
-            after = represent(row)
-            if after != before:
-                record([entry(request.user, row, before=before, after=after)])
+            check(request, represent(row))
+            after = represent(step(row))
     except IntegrityError:
         raise Conflict("Another request has just taken this name.") from None
     return show(after)
@@ -111,18 +103,11 @@ def locked(row: Row) -> Row:
     return current
 
 
-def setting(given: Given) -> Callable[[Row], Row]:
+def setting(request: Request, given: Given) -> Callable[[Row], Row]:
     """A step that sets the given fields."""
 
     def step(row: Row) -> Row:
-        fields: Mapping[str, Any] = given.fields
-        for name, value in fields.items():
-            setattr(row, name, value)
-        if fields:
-            row.full_clean()
-            stamps = {"updated_at"} & {field.name for field in row._meta.fields}
-            row.save(update_fields={*fields, *stamps})
-        return row
+        return services.changed(row, given.fields, by=request.user)
 
     return step
 

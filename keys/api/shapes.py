@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from django.utils.dateparse import parse_datetime
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.api.lists import parse
 from keys.models import WORD
 
 #: Later than anybody means, and early enough that a lifetime can be added to it.
@@ -26,13 +26,8 @@ LATEST = datetime(3000, 1, 1, tzinfo=UTC)
 def _moment(value: object) -> object:
     if not isinstance(value, str):
         return value
-    try:
-        moment = parse_datetime(value)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ValueError("A time with its zone, such as 2030-01-31T12:00:00Z.")
-    if moment.replace(tzinfo=UTC) >= LATEST:
+    moment = parse(value, "time")
+    if moment >= LATEST:
         raise ValueError("A time before the year 3000.")
     return moment
 

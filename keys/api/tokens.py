@@ -7,13 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api.audit import entry, record
 from gateway.api.idempotency import idempotent
 from gateway.api.lists import Filter, Listing, page_of
 from gateway.api.problems import Fault, Invalid
@@ -66,16 +64,14 @@ class Tokens(_Managing):
     def post(self, request: Request) -> Response:
         """Make a token. The answer is the only one with the secret."""
         given = shapes.TokenWrite.model_validate(request.data)
-        me = self.me.get_username()
-        owner = services.token_owners_for(self.me).filter(username=given.user or me).first()
+        wanted = given.user or self.me.get_username()
+        owner = services.token_owners_for(self.me).filter(username=wanted).first()
         if owner is None:
             raise Invalid(errors=[Fault("There is no such user, or not for you.", "/user")])
-        with transaction.atomic():
-            token, secret = services.token_create(
-                owner, name=given.name, scopes=given.scopes, expires_at=given.expires_at, by=me
-            )
-            state = represent(token)
-            record([entry(request.user, token, before=None, after=state)])
+        token, secret = services.token_create(
+            owner, name=given.name, scopes=given.scopes, expires_at=given.expires_at, by=self.me
+        )
+        state = represent(token)
         headers = {**rows.ONCE, "Location": rows.url(request, "token", token), "ETag": rows.tag(state)}
         return Response({**state, "secret": secret}, 201, headers=headers)
 
@@ -95,7 +91,7 @@ class TokenOne(_Managing):
     def patch(self, request: Request, ref: str) -> Response:
         """Change name, scopes or expiry."""
         given = shapes.TokenPatch.model_validate(request.data)
-        return rows.change(request, lambda: self.find(ref), represent, rows.setting(given))
+        return rows.change(request, lambda: self.find(ref), represent, rows.setting(request, given))
 
 
 class TokenRevoke(_Managing):
@@ -112,6 +108,6 @@ class TokenRevoke(_Managing):
         given = shapes.RevokeWrite.model_validate(request.data)
 
         def revoke(token: AdminToken) -> AdminToken:
-            return services.token_revoke(token, by=request.user.get_username(), reason=given.reason)
+            return services.token_revoke(token, by=request.user, reason=given.reason)
 
         return rows.change(request, lambda: self.find(ref), represent, revoke)

@@ -1,4 +1,4 @@
-"""The writes of one request: one transaction, one version, one trail, and every fault at its place in the body.
+"""The writes of one request: one transaction, one version, and every fault at its place in the body.
 
     with editing(request, comment="…") as edit:
         edit.create(Routes(), body, at=())
@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.contrib.admin.models import LogEntry
 from django.core.exceptions import PermissionDenied
 from pydantic import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api import audit
 from gateway.api.etags import etag, matches
 from gateway.api.permissions import model_permission
 from gateway.api.problems import Conflict, Fault, Invalid, Path, PreconditionFailed, pointer, shape_faults
@@ -70,7 +68,6 @@ class Edit:
         self.places = Places()
         self.faults: list[Fault] = []
         self.conflicts: list[Fault] = []
-        self.trail: list[LogEntry] = []
         self.said: list[str] = []
         self.change: services.Change
 
@@ -100,7 +97,6 @@ class Edit:
             self.conflicts.append(Fault(reason, pointer(at)))
             return
         pk = row.pk
-        self.trail.append(audit.entry(self.request.user, row, before=resource.writable(row), after=None))
         self.said.append(f"Deleted {row._meta.verbose_name} {row}.")
         row.delete()
         row.pk = pk
@@ -118,12 +114,10 @@ class Edit:
         self.conflicts += conflicts
         if faults or conflicts:
             return None
-        before = resource.writable(row) if row is not None else None
+        done = "Added" if row is None else "Changed"
         row = resource.write(entry, row, self.names)
         self.places.put(row.row, at, entry)
-        after = resource.masked(entry)
-        self.trail.append(audit.entry(self.request.user, row, before=before, after=after))
-        self.said.append(f"{'Added' if before is None else 'Changed'} {row._meta.verbose_name} {row}.")
+        self.said.append(f"{done} {row._meta.verbose_name} {row}.")
         return row
 
     def _allow(self, resource: Resource[Any], action: str) -> None:
@@ -140,7 +134,6 @@ class Edit:
             raise Invalid(errors=[*self.faults, *self.conflicts])
         if self.conflicts:
             raise Conflict(errors=self.conflicts)
-        audit.record(self.trail)
         self.change.comment = self.change.comment or _short(self.said)
 
 
@@ -148,7 +141,7 @@ class Edit:
 def editing(request: Request, *, comment: str = "") -> Iterator[Edit]:
     edit = Edit(request)
     try:
-        with services.change(author=request.user.get_username(), source="api", comment=comment) as edit.change:
+        with services.change(author=request.user, source="api", comment=comment) as edit.change:
             yield edit
             edit.finish()
     except CompileError as error:

@@ -25,8 +25,8 @@ from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot
 from gateway.proxy.table import Settings
 from keys.models import Consumer
-from routes import selectors
-from routes.api import examples, masking
+from routes import masking, selectors
+from routes.api import examples
 from routes.api.shapes import Explained, ExplainWrite
 from routes.api.views import ConfigView
 from routes.catalogue import registry
@@ -140,7 +140,7 @@ def _plugin(current: Live, setting: PluginSpec) -> dict[str, Any]:
         "setting": setting.id,
         "scope": setting.scope,
         "phases": list(current.plugins[setting.name].hooks()),
-        "config": masking.mask(setting.name, setting.config.model_dump(mode="json")),
+        "config": masking.shown(setting.config),
     }
 
 

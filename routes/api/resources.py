@@ -14,7 +14,7 @@ from rest_framework.exceptions import NotFound
 
 from gateway.api.lists import Filter, Listing
 from keys.models import Consumer
-from routes.api import masking
+from routes import masking
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
 from routes.catalogue import registry
 from routes.compile import config_problems
@@ -78,11 +78,6 @@ class Resource(Generic[R]):
         """The row as a request would write it."""
         shown: dict[str, Any] = writable(self.represent(row))
         return shown
-
-    def masked(self, entry: Any) -> dict[str, Any]:
-        """What was written, as the audit trail may keep it."""
-        written: dict[str, Any] = entry.model_dump()
-        return written
 
     def faults(self, entry: Any, row: R | None) -> Found:
         """What is wrong with it by itself, beyond its shape."""
@@ -310,12 +305,11 @@ class Settings(Resource[PluginSetting]):
         scope = ("route", "upstream", "consumer")
         return {**shown, **{kind: str(getattr(row, kind) or "") for kind in scope}, **_times(row)}
 
-    def masked(self, entry: SettingWrite) -> dict[str, Any]:
-        return {**entry.model_dump(), "config": masking.mask(entry.name, entry.config)}
-
     def faults(self, entry: SettingWrite, row: PluginSetting | None) -> Found:
-        if entry.enabled:
-            yield from config_problems(entry.name, self._config(entry, row), registry())
+        config, faults = self._config(entry, row)
+        yield from ((("config", *path), said) for path, said in faults)
+        if entry.enabled and not faults:
+            yield from config_problems(entry.name, config, registry())
 
     def conflicts(self, entry: SettingWrite, row: PluginSetting | None, names: Names) -> Found:
         missing = False
@@ -328,7 +322,7 @@ class Settings(Resource[PluginSetting]):
             yield (), "This plugin has a setting of this scope already."
 
     def write(self, entry: SettingWrite, row: PluginSetting | None, names: Names) -> PluginSetting:
-        config = self._config(entry, row)
+        config, _ = self._config(entry, row)
         if row is not None:
             names.settings = {scope: pk for scope, pk in names.settings.items() if pk != row.pk}
         row = row or PluginSetting()
@@ -338,7 +332,7 @@ class Settings(Resource[PluginSetting]):
         names.settings[scope] = row.pk
         return row
 
-    def _config(self, entry: SettingWrite, row: PluginSetting | None) -> dict[str, Any]:
+    def _config(self, entry: SettingWrite, row: PluginSetting | None) -> tuple[Any, list[tuple[Path, str]]]:
         return masking.unmask(entry.name, entry.config, row.config if row and row.name == entry.name else {})
 
     def forget(self, row: PluginSetting, names: Names) -> None:

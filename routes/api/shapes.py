@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from routes.document import (
+    ONE_PLACE,
     Part,
     PluginEntry,
     PluginFields,
@@ -81,6 +82,8 @@ class RouteRead(RouteFields):
 class SettingWrite(PluginFields, Body):
     """A plugin's config and the scope it is for: `route` or `upstream` or neither, with or without `consumer`."""
 
+    model_config = ConfigDict(json_schema_extra=ONE_PLACE)
+
     route: str = Field("", max_length=100)
     upstream: str = Field("", max_length=100)
     consumer: str = Field("", max_length=100)
@@ -105,6 +108,18 @@ class SettingRead(PluginFields):
 
 
 class Operation(Part):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"op": {"const": "create"}, "ref": {"const": ""}}},
+                {
+                    "properties": {"op": {"enum": ["update", "delete"]}, "ref": {"minLength": 1}},
+                    "required": ["ref"],
+                },
+            ]
+        }
+    )
+
     op: Literal["create", "update", "delete"]
     resource: Literal["upstreams", "routes", "plugin-settings"]
     ref: str = Field("", max_length=100)

@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gateway.api import audit
 from gateway.api.formats import JsonParser, JsonRenderer
 from gateway.api.idempotency import idempotent
 from gateway.api.lists import Filter, Listing, check_parameters, page_of
 from gateway.api.problems import Conflict, Fault, Invalid
-from routes import portable, selectors, services
-from routes.api import masking
+from routes import masking, portable, selectors, services
 from routes.api.formats import YAML_PARSERS, YamlRenderer
 from routes.api.resources import is_id
 from routes.api.shapes import Comment, ConfigFile, Diff, Replaced, Version, VersionSummary
@@ -133,12 +130,8 @@ class Publish(ConfigView):
     @idempotent()
     def post(self, request: Request) -> Response:
         comment = Comment.model_validate(request.data).comment
-        author = request.user.get_username()
-        with telling_problems(), transaction.atomic():
-            before = selectors.live_version()[0]
-            version = services.publish(author=author, source="api", comment=comment)
-            if version.number != before:
-                _record(request, version)
+        with telling_problems():
+            version = services.publish(author=request.user, source="api", comment=comment)
         return _answer(version)
 
 
@@ -157,9 +150,8 @@ class Rollback(ConfigView):
     def post(self, request: Request, ref: str) -> Response:
         comment = Comment.model_validate(request.data).comment
         number = find(ref).number
-        with telling_problems(), transaction.atomic():
-            version = services.rollback(number, author=request.user.get_username(), comment=comment)
-            _record(request, version)
+        with telling_problems():
+            version = services.rollback(number, author=request.user, comment=comment)
         return _answer(version)
 
 
@@ -201,13 +193,9 @@ class Config(ConfigView):
     def post(self, request: Request) -> Response:
         dry_run = flag(request, "dry_run")
         comment = request.query_params.get("comment", "")
-        document = masking.unmask_document(request.data, selectors.working_document())
-        author = request.user.get_username()
+        author = request.user
         try:
-            with transaction.atomic():
-                done = services.replace(document, author=author, source="api", comment=comment, dry_run=dry_run)
-                if done.version is not None and done.differences:
-                    _record(request, done.version, done.differences)
+            done = services.replace(request.data, author=author, source="api", comment=comment, dry_run=dry_run)
         except CompileError as error:
             raise Invalid(errors=_faults(error)) from error
         number = done.version.number if done.version else None
@@ -225,13 +213,6 @@ def telling_problems() -> Iterator[None]:
     except CompileError as error:
         faults = [Fault(str(problem)) for problem in error.problems]
         raise Conflict("This configuration cannot go live.", faults) from error
-
-
-def _record(request: Request, version: ConfigVersion, differences: list[str] | None = None) -> None:
-    after = {"number": version.number, "source": version.source, "comment": version.comment}
-    if differences is not None:
-        after["differences"] = differences
-    audit.record([audit.entry(request.user, version, before=None, after=after)])
 
 
 def _answer(version: ConfigVersion) -> Response:

@@ -15,11 +15,11 @@ may also name `upstreams` that are there already.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
-from pydantic import ConfigDict, Field, JsonValue, RootModel, ValidationError, field_validator
+from pydantic import ConfigDict, Field, JsonValue, RootModel, ValidationError, WithJsonSchema, field_validator
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -41,7 +41,7 @@ from routes.document import Part
 
 
 class TargetUrl(Part):
-    url: str = Field(max_length=1000)
+    url: str = Field(max_length=1000, json_schema_extra={"pattern": r"^https?://[^\x00-\x20/?#@]+/?$"})
     """`http://host:port` or `https://host`."""
     weight: int = Field(100, ge=0, le=65535)
 
@@ -58,7 +58,7 @@ class Authentication(Part):
 
 class RateLimit(Part):
     requests: int = Field(ge=1)
-    window: str | int
+    window: Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,9}[smhd]$"})] | int
     """Seconds, or `90s`, `1m`, `2h`, `1d`."""
 
 
@@ -69,7 +69,7 @@ class Attached(Part):
 
 
 class RouteWhole(RouteWrite):
-    path: str = Field("", max_length=1000)
+    path: str = Field("", max_length=1000, json_schema_extra={"anyOf": [{"const": ""}, syntax.PATH_SCHEMA]})
     """One more of `paths`."""
     targets: list[TargetUrl] = Field([], max_length=1000)
     """Makes an upstream of the route's own name."""

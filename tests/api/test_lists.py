@@ -86,3 +86,19 @@ def test_a_list_costs_the_same_however_long(call, routes, path, django_assert_ma
         6
     ):  # the token, its use, the user's permissions; the rows and what hangs on them
         assert call("GET", path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "moment", ["0187-07-25T05:13:04+17:41", "2030-01-31T12:00:00-23:59", "0001-01-01T00:00:00+20:00"]
+)
+def test_a_zone_far_from_utc_is_none_to_postgresql(call, moment):
+    call("POST", "/consumers", {"username": "far"})
+    answer = call("GET", f"/consumers/far/keys?expires_before={moment.replace('+', '%2B')}")
+    assert answer.status_code in (200, 400)
+    assert call("POST", "/consumers/far/keys", {"expires_at": moment}).status_code in (201, 422)
+
+
+def test_a_whole_number_may_have_a_point_as_json_schema_has_it(call):
+    made = call("POST", "/upstreams", '{"name": "point", "retries": 2.0, "connect_timeout_ms": 1e3}')
+    assert (made.json()["retries"], made.json()["connect_timeout_ms"]) == (2, 1000)
+    assert call("POST", "/upstreams", '{"name": "half", "retries": 2.5}').status_code == 422

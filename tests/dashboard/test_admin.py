@@ -50,6 +50,8 @@ def rows(spool):
         ("?when=all", {"recent-one", "hours-ago", "days-ago"}),
         ("?outcome=no_target", {"hours-ago"}),
         ("?class=5", {"hours-ago"}),
+        ("?class=2", {"recent-one"}),
+        ("?class=3", set()),
         ("?when=all&q=days-ago", {"days-ago"}),
         ("?route_id=99", set()),
         ("?route_id=3&key_id=11&consumer_id=5", {"recent-one", "hours-ago"}),

@@ -4,6 +4,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 
+from keys.trail import Step, steps
 from routes import portable, services
 from routes.models import ConfigVersion, Route, Upstream
 from routes.selectors import document_of, report_applied
@@ -78,7 +79,9 @@ def test_rolling_back_asks_first_and_makes_a_new_version(operator):
     assert (live.number, live.author, live.source, live.comment) == (3, "operator", "rollback", "Too many.")
     assert Upstream.objects.get(name="users").retries == 1
     assert "Version 3" in done.content.decode()
-    assert LogEntry.objects.get().change_message == "Rolled back to version 1."
+    row, version = LogEntry.objects.order_by("pk")
+    assert list(steps(row)) == [Step("Changed.", [("retries", "4", "1")])]
+    assert list(steps(version)) == [Step("Rolled back to version 1.", [("live", "2", "3")])]
     assert operator.post(URL + "9/rollback/").status_code == 404
 
 

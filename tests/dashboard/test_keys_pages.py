@@ -24,6 +24,7 @@ from gateway.proxy import limits
 from gateway.proxy.limits import Limit
 from keys import secrets, services
 from keys.models import ApiKey, Consumer
+from keys.trail import steps
 from routes.models import PluginSetting
 from tests.dashboard.segments import segment_write
 from tests.proxy.exchanges import Consumer as Caller
@@ -309,7 +310,8 @@ def test_a_revoked_key_says_by_whom_and_why(operator, key):
     assert key.state == "revoked"
     assert "operator: leaked" in answer.content.decode()
     assert f"Revoked: {key} of ann." in answer.content.decode()
-    assert "Revoked. leaked" in str(LogEntry.objects.get())
+    (step,) = steps(LogEntry.objects.get())
+    assert (step.words, step.fields[1]) == ("Revoked.", ("revoked_reason", "", "operator: leaked"))
 
 
 def test_a_consumer_is_switched_off_and_on(operator, ann):

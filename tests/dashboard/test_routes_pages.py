@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from dashboard.shipping import ship
 from gateway.proxy.sightings import Sighting
+from keys.trail import Step, steps
 from routes import health
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Upstream
 from routes.services import change
@@ -124,7 +125,7 @@ def test_the_switch_makes_a_version_and_says_so(operator):
     assert "checked" not in answer.content.decode()
     (toast,) = json.loads(answer["HX-Trigger"])["hg:toasts"]
     assert toast == {"text": "Version 2: live; no worker is running.", "kind": "info"}
-    assert LogEntry.objects.get().change_message == "Disabled route users."
+    assert list(steps(LogEntry.objects.get())) == [Step("Changed.", [("enabled", "true", "false")])]
 
     assert operator.post(url, {"enabled": "on", "next": detail()}).url == detail()
     assert Route.objects.get(name="users").enabled

@@ -1,14 +1,15 @@
-"""A day of an installation in use: 500 routes, 10,000 keys and 1,000,000 requests, made by SQL.
+"""A day of an installation in use: 500 routes, 10,000 keys and a million requests, made by SQL in some seconds.
 
-A million takes a minute to make, so the everyday suite makes a tenth; `make scale` makes it all.
-
-Requests are spread evenly, so every route has some in nearly every minute: rollups are as large as a day of a million
-requests can make them. They are sums of the very rows, grouped as `dashboard.fold` groups them.
+One hour is made, and lasts all day: its rows are copied 24 times, and so is what its minutes come to in the rollups,
+which therefore are sums of the very rows, grouped as `dashboard.fold` groups them. Requests are spread evenly over the
+hour, so every route has some in nearly every minute: rollups are as large as a day of a million requests can make them.
 """
 
 from __future__ import annotations
 
-import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -18,14 +19,17 @@ from django.db import connection
 
 from dashboard.fold import ALL, DAY_S, HOUR_S, MINUTE_S
 from dashboard.partitions import partitions_keep
+from dashboard.ranges import floor
 from gateway.proxy.histogram import FLOOR_MS, LAST, RATIO
 from keys.models import ApiKey, Consumer
 from routes import services
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 
-ROWS = int(os.environ.get("SCALE_ROWS", "100000"))
+HOURLY, HOURS = 41_667, 24
+ROWS = HOURLY * HOURS
 ROUTES, UPSTREAMS, CONSUMERS, KEYS = 500, 100, 1_000, 10_000
-DAY = timedelta(days=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TABLES = ("usage_row", "usage_traffic", "usage_latency", "usage_calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,53 +88,99 @@ def callers() -> tuple[int, int]:
 
 
 def usage(filled: Filled, now: datetime) -> None:
-    partitions_keep((now - DAY).date(), retention_days=7)
+    start = floor(now, MINUTE_S) - DAY
+    partitions_keep(start.date(), retention_days=7)
     with connection.cursor() as cursor:
-        arguments: dict[str, Any] = {
-            "route": filled.route, "upstream": filled.upstream, "consumer": filled.consumer, "key": filled.key,
-            "start": now - DAY, "step": DAY / ROWS,
-        }  # fmt: skip
-        for table in ("usage_traffic", "usage_latency", "usage_calls", *_partitions(cursor)):
-            cursor.execute(f"ALTER TABLE {table} SET UNLOGGED")  # nothing of it is to last
         cursor.execute("SET work_mem = '256MB'")
-        cursor.execute(_ROWS, arguments)
-        cursor.execute(_TRAFFIC)
-        cursor.execute(_BINS, {"floor": FLOOR_MS, "ratio": RATIO, "last": LAST})
-        for grain_s, unit in ((MINUTE_S, "minute"), (HOUR_S, "hour"), (DAY_S, "day")):
-            if grain_s > MINUTE_S:
-                cursor.execute(_TRAFFIC_COARSER, {"grain_s": grain_s, "unit": unit})
-                cursor.execute(_CALLS, {"grain_s": grain_s, "unit": unit})
-            cursor.execute(_LATENCY, {"grain_s": grain_s, "unit": unit})
-        cursor.execute(_TRAFFIC_TOTALS)
-        cursor.execute("DROP TABLE bins")
+        cursor.execute("SET maintenance_work_mem = '256MB'")
+        for statement in _HOUR:
+            cursor.execute(statement, _constants(filled))
+        _periods(cursor, start)
+        with _bare(cursor):
+            for hour in range(HOURS):
+                cursor.execute(_ROWS, {"start": start + hour * HOUR, "first": hour * HOURLY})
+            for statement in (_TRAFFIC, _LATENCY, _CALLS):
+                cursor.execute(statement)
+        cursor.execute("DROP TABLE hour_rows, hour_bins, hour_periods, hour_minutes")
         cursor.execute("RESET work_mem")
+        cursor.execute("RESET maintenance_work_mem")
         cursor.execute("ANALYZE")
 
 
-def _partitions(cursor: Any) -> list[str]:
-    cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage_row'::regclass")
-    return [name for (name,) in cursor.fetchall()]
+def _constants(filled: Filled) -> dict[str, Any]:
+    ids = {"route": filled.route, "upstream": filled.upstream, "consumer": filled.consumer, "key": filled.key}
+    return {**ids, "floor": FLOOR_MS, "ratio": RATIO, "last": LAST}
 
 
-#: `kind` says what a request of a hundred comes to: two lack a key, three are over a limit, one finds nobody there.
-#: OFFSET 0: work these out once for each row, not wherever they are named.
-_ROWS = f"""
-    INSERT INTO usage_row (
-        at, config_version, route_id, upstream_id, consumer_id, key_id, bytes_in, bytes_out, duration_ms, gateway_ms,
-        upstream_ms, status, tries, client_ip, request_id, node, worker, method, host, path, outcome, detail, target,
-        cache_status
+@contextmanager
+def _bare(cursor: Any) -> Iterator[None]:
+    """Without indexes and without a log, which cost more than the rows: indexes are made of them all at the end."""
+    cursor.execute(
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE contype = 'p' AND conrelid = ANY(%s::regclass[])",
+        [list(TABLES)],
     )
-    SELECT %(start)s + n * %(step)s, 1, %(route)s + place, CASE WHEN sent THEN %(upstream)s + place %% {UPSTREAMS} END,
-        CASE WHEN kind > 1 THEN %(consumer)s + caller / {KEYS // CONSUMERS} END,
-        CASE WHEN kind > 1 THEN %(key)s + caller END,
-        caller %% 700, 200 + caller, CASE WHEN sent THEN took + 0.4 ELSE 0.4 END, 0.4, CASE WHEN sent THEN took END,
-        CASE WHEN kind < 2 THEN 401 WHEN kind < 5 THEN 429 WHEN kind = 5 THEN 502 ELSE 200 END,
-        CASE WHEN kind = 5 THEN 2 ELSE 1 END, '10.0.0.1', 'scale-' || n, 'node-1', '0',
-        CASE WHEN caller %% 5 = 0 THEN 'POST' ELSE 'GET' END, 'api.example.com', '/r' || place || '/things/' || caller,
+    keys = cursor.fetchall()
+    for table, name, _ in keys:
+        cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    cursor.execute("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = ANY(%s)", [list(TABLES)])
+    indexes = cursor.fetchall()
+    for name, _ in indexes:
+        cursor.execute(f"DROP INDEX {name}")
+    cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage_row'::regclass")
+    for table in (*TABLES[1:], *(name for (name,) in cursor.fetchall())):
+        cursor.execute(f"ALTER TABLE {table} SET UNLOGGED")  # nothing of it is to last
+    yield
+    for table, name, definition in keys:
+        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+    for _, definition in indexes:
+        cursor.execute(definition.replace(" ON ONLY ", " ON "))  # of the partitioned table: of its partitions, too
+
+
+def _periods(cursor: Any, start: datetime) -> None:
+    """Which minutes of the hour each minute, hour and day of the rollups is made of, and how often of each.
+
+    Those made of the same ones, as all but the first and the last hour are, are one variant: summed up once.
+    """
+    minutes: dict[tuple[int, datetime], Counter[int]] = {}
+    for minute in range(HOURS * 60):
+        for grain_s in (MINUTE_S, HOUR_S, DAY_S):
+            period = grain_s, floor(start + timedelta(minutes=minute), grain_s)
+            minutes.setdefault(period, Counter())[minute % 60] += 1
+    variants = {frozenset(made_of.items()): number for number, made_of in enumerate(minutes.values())}
+    cursor.execute("CREATE TEMPORARY TABLE hour_periods (grain_s int, start timestamptz, variant int)")
+    cursor.execute("CREATE TEMPORARY TABLE hour_minutes (variant int, minute int, times int)")
+    cursor.executemany(
+        "INSERT INTO hour_periods VALUES (%s, %s, %s)",
+        [(*period, variants[frozenset(made_of.items())]) for period, made_of in minutes.items()],
+    )
+    cursor.executemany(
+        "INSERT INTO hour_minutes VALUES (%s, %s, %s)",
+        [(number, minute, times) for made_of, number in variants.items() for minute, times in made_of],
+    )
+    cursor.execute("ANALYZE hour_periods, hour_minutes")
+
+
+#: The hour: its rows, and their times by minute, route, upstream, measure (0 duration, 1 gateway, 2 upstream) and bin
+#: of the histogram. `kind` says what a request of a hundred comes to: two lack a key, three are over a limit, one finds
+#: nobody there. OFFSET 0: work these out once for each row, not wherever they are named.
+_HOUR = (
+    f"""
+    CREATE TEMPORARY TABLE hour_rows AS
+    SELECT n, n * interval '1 hour' / {HOURLY} AS after, n * 60 / {HOURLY} AS minute,
+        %(route)s + place AS route_id, CASE WHEN sent THEN %(upstream)s + place %% {UPSTREAMS} END AS upstream_id,
+        CASE WHEN kind > 1 THEN %(consumer)s + caller / {KEYS // CONSUMERS} END AS consumer_id,
+        CASE WHEN kind > 1 THEN %(key)s + caller END AS key_id,
+        caller %% 700 AS bytes_in, 200 + caller AS bytes_out,
+        CASE WHEN sent THEN took + 0.4 ELSE 0.4 END::real AS duration_ms, 0.4::real AS gateway_ms,
+        CASE WHEN sent THEN took END AS upstream_ms,
+        CASE WHEN kind < 2 THEN 401 WHEN kind < 5 THEN 429 WHEN kind = 5 THEN 502 ELSE 200 END AS status,
+        CASE WHEN kind = 5 THEN 2 ELSE 1 END AS tries, CASE WHEN caller %% 5 = 0 THEN 'POST' ELSE 'GET' END AS method,
+        '/r' || place || '/things/' || caller AS path,
         CASE WHEN kind < 2 THEN 'key_missing' WHEN kind < 5 THEN 'rate_limited'
-            WHEN kind = 5 THEN 'upstream_unreachable' ELSE 'ok' END, '',
-        CASE WHEN sent THEN '10.' || place %% {UPSTREAMS} || '.0.1:80' ELSE '' END, ''
-    FROM generate_series(0, {ROWS - 1}) AS n
+            WHEN kind = 5 THEN 'upstream_unreachable' ELSE 'ok' END AS outcome,
+        CASE WHEN sent THEN '10.' || place %% {UPSTREAMS} || '.0.1:80' ELSE '' END AS target
+    FROM generate_series(0, {HOURLY - 1}) AS n
     CROSS JOIN LATERAL (
         SELECT hashint8extended(n, 1) & 1048575 AS a, hashint8extended(n, 2) & 1048575 AS b OFFSET 0
     ) AS hash
@@ -139,59 +189,81 @@ _ROWS = f"""
         (5 + b / {KEYS} * (b %% 7))::real AS took, a / {ROUTES} %% 100 > 4 AS sent
         OFFSET 0
     ) AS of
-"""
-
-_TRAFFIC = f"""
-    INSERT INTO usage_traffic
-    SELECT {MINUTE_S}, date_trunc('minute', at), coalesce(route_id, 0), coalesce(upstream_id, 0), status / 100, outcome,
-        count(*), count(*) FILTER (WHERE tries > 1), count(*) FILTER (WHERE cache_status LIKE 'hit%%'),
-        sum(bytes_in), sum(bytes_out)
-    FROM usage_row GROUP BY 2, 3, 4, 5, 6 ORDER BY 2, 3, 4
-"""
-_TRAFFIC_COARSER = f"""
-    INSERT INTO usage_traffic
-    SELECT %(grain_s)s, date_trunc(%(unit)s, start, 'UTC') AS at, route_id, upstream_id, status_class, outcome,
-        sum(requests), sum(retried), sum(cache_hits), sum(bytes_in), sum(bytes_out)
-    FROM usage_traffic WHERE grain_s = {MINUTE_S} GROUP BY at, 3, 4, 5, 6
-"""
-_TRAFFIC_TOTALS = f"""
-    INSERT INTO usage_traffic
-    SELECT grain_s, start, {ALL}, {ALL}, status_class, outcome,
-        sum(requests), sum(retried), sum(cache_hits), sum(bytes_in), sum(bytes_out)
-    FROM usage_traffic GROUP BY 1, 2, 5, 6
-"""
-_CALLS = """
-    INSERT INTO usage_calls
-    SELECT %(grain_s)s, date_trunc(%(unit)s, at, 'UTC') AS hour, consumer_id, key_id, count(*),
-        count(*) FILTER (WHERE status / 100 = 4), count(*) FILTER (WHERE status / 100 = 5),
-        count(*) FILTER (WHERE outcome = 'rate_limited'), sum(bytes_in), sum(bytes_out)
-    FROM usage_row WHERE key_id IS NOT NULL GROUP BY hour, 3, 4
-"""
-#: By minute, route, upstream, measure (0 duration, 1 gateway, 2 upstream) and bin of the histogram.
-_BINS = """
-    CREATE TEMPORARY TABLE bins AS
-    SELECT date_trunc('minute', at) AS minute, coalesce(route_id, 0) AS route, coalesce(upstream_id, 0) AS upstream,
-        measure, CASE WHEN ms < %(floor)s THEN 0
+    ORDER BY n
+    """,
+    """
+    CREATE TEMPORARY TABLE hour_bins AS
+    SELECT minute, route_id AS route, coalesce(upstream_id, 0) AS upstream, measure,
+        CASE WHEN ms < %(floor)s THEN 0
             ELSE least(%(last)s, 1 + floor(ln(ms / %(floor)s) / ln(%(ratio)s))::int) END AS bin,
         count(*) AS requests, sum(ms) AS ms
-    FROM usage_row CROSS JOIN LATERAL (
+    FROM hour_rows CROSS JOIN LATERAL (
         VALUES (0, duration_ms::float8), (1, gateway_ms::float8), (2, upstream_ms::float8)
     ) AS of (measure, ms)
     WHERE ms IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+    """,
+    "ANALYZE hour_rows, hour_bins",
+)
+
+_ROWS = """
+    INSERT INTO usage_row (
+        at, config_version, route_id, upstream_id, consumer_id, key_id, bytes_in, bytes_out, duration_ms, gateway_ms,
+        upstream_ms, status, tries, client_ip, request_id, node, worker, method, host, path, outcome, detail, target,
+        cache_status
+    )
+    SELECT %(start)s + after, 1, route_id, upstream_id, consumer_id, key_id, bytes_in, bytes_out, duration_ms,
+        gateway_ms, upstream_ms, status, tries, '10.0.0.1', 'scale-' || %(first)s + n, 'node-1', '0', method,
+        'api.example.com', path, outcome, '', target, ''
+    FROM hour_rows
+"""
+_TRAFFIC = f"""
+    INSERT INTO usage_traffic
+    SELECT grain_s, start, coalesce(route, {ALL}), coalesce(upstream, {ALL}), status / 100, outcome,
+        requests, retried, 0, bytes_in, bytes_out
+    FROM hour_periods JOIN (
+        SELECT variant, route, upstream, status, outcome, sum(times) AS requests,
+            coalesce(sum(times) FILTER (WHERE tries > 1), 0) AS retried,
+            sum(bytes_in * times) AS bytes_in, sum(bytes_out * times) AS bytes_out
+        FROM hour_minutes JOIN (SELECT *, route_id AS route, coalesce(upstream_id, 0) AS upstream FROM hour_rows) AS row
+            USING (minute)
+        GROUP BY GROUPING SETS ((variant, route, upstream, status, outcome), (variant, status, outcome))
+    ) AS sums USING (variant)
+"""
+_CALLS = f"""
+    INSERT INTO usage_calls
+    SELECT grain_s, start, consumer_id, key_id, requests, client_errors, server_errors, rate_limited, bytes_in,
+        bytes_out
+    FROM hour_periods JOIN (
+        SELECT variant, consumer_id, key_id, sum(times) AS requests,
+            coalesce(sum(times) FILTER (WHERE status / 100 = 4), 0) AS client_errors,
+            coalesce(sum(times) FILTER (WHERE status / 100 = 5), 0) AS server_errors,
+            coalesce(sum(times) FILTER (WHERE outcome = 'rate_limited'), 0) AS rate_limited,
+            sum(bytes_in * times) AS bytes_in, sum(bytes_out * times) AS bytes_out
+        FROM hour_minutes JOIN hour_rows USING (minute)
+        WHERE key_id IS NOT NULL AND variant IN (SELECT variant FROM hour_periods WHERE grain_s > {MINUTE_S})
+        GROUP BY variant, consumer_id, key_id
+    ) AS sums USING (variant)
+    WHERE grain_s > {MINUTE_S}
 """
 _LATENCY = f"""
     INSERT INTO usage_latency
-    SELECT %(grain_s)s, start, coalesce(route, {ALL}), coalesce(upstream, {ALL}),
-        sum(requests) FILTER (WHERE measure = 0),
-        sum(ms) FILTER (WHERE measure = 0), sum(ms) FILTER (WHERE measure = 1),
-        coalesce(sum(requests) FILTER (WHERE measure = 2), 0), coalesce(sum(ms) FILTER (WHERE measure = 2), 0),
-        array_agg(ARRAY[bin, requests] ORDER BY bin) FILTER (WHERE measure = 0),
-        array_agg(ARRAY[bin, requests] ORDER BY bin) FILTER (WHERE measure = 1),
-        coalesce(array_agg(ARRAY[bin, requests] ORDER BY bin) FILTER (WHERE measure = 2), '{{}}')
-    FROM (
-        SELECT date_trunc(%(unit)s, minute, 'UTC') AS start, route, upstream, measure, bin,
-            sum(requests)::bigint AS requests, sum(ms) AS ms
-        FROM bins GROUP BY GROUPING SETS ((1, route, upstream, measure, bin), (1, measure, bin))
-    ) AS sums
-    GROUP BY start, route, upstream ORDER BY 2, 3, 4
+    SELECT grain_s, start, coalesce(route, {ALL}), coalesce(upstream, {ALL}), requests, duration_ms, gateway_ms,
+        upstream_requests, upstream_ms, duration_bins, gateway_bins, upstream_bins
+    FROM hour_periods JOIN (
+        SELECT variant, route, upstream,
+            sum(requests) FILTER (WHERE measure = 0) AS requests,
+            sum(ms) FILTER (WHERE measure = 0) AS duration_ms, sum(ms) FILTER (WHERE measure = 1) AS gateway_ms,
+            coalesce(sum(requests) FILTER (WHERE measure = 2), 0) AS upstream_requests,
+            coalesce(sum(ms) FILTER (WHERE measure = 2), 0) AS upstream_ms,
+            array_agg(ARRAY[bin, requests] ORDER BY bin) FILTER (WHERE measure = 0) AS duration_bins,
+            array_agg(ARRAY[bin, requests] ORDER BY bin) FILTER (WHERE measure = 1) AS gateway_bins,
+            coalesce(array_agg(ARRAY[bin, requests] ORDER BY bin) FILTER (WHERE measure = 2), '{{}}') AS upstream_bins
+        FROM (
+            SELECT variant, route, upstream, measure, bin, sum(requests * times)::bigint AS requests,
+                sum(ms * times) AS ms
+            FROM hour_minutes JOIN hour_bins USING (minute)
+            GROUP BY GROUPING SETS ((variant, route, upstream, measure, bin), (variant, measure, bin))
+        ) AS bins
+        GROUP BY variant, route, upstream
+    ) AS sums USING (variant)
 """

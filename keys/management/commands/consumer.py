@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db.models import Count
 
 from keys import services
-from keys.management.people import consumer_named, plain_errors, words
+from keys.management.people import consumer_named, plain_errors, shell_user, words
 from keys.models import Consumer
 
 
@@ -30,15 +30,15 @@ class Command(BaseCommand):
             getattr(self, f"_{action}")(**options)
 
     def _create(self, *, username: str, custom_id: str, groups: list[str], **_: Any) -> None:
-        consumer = services.consumer_create(username, custom_id=custom_id, groups=groups)
+        consumer = services.consumer_create(username, custom_id=custom_id, groups=groups, by=shell_user())
         self.stdout.write(f"Consumer {consumer} (id {consumer.pk}). `manage.py key create` gives it a key.")
 
     def _enable(self, *, username: str, **_: Any) -> None:
-        services.consumer_enable(consumer := consumer_named(username))
+        services.consumer_enable(consumer := consumer_named(username), by=shell_user())
         self.stdout.write(f"Enabled {consumer}.")
 
     def _disable(self, *, username: str, **_: Any) -> None:
-        services.consumer_disable(consumer := consumer_named(username))
+        services.consumer_disable(consumer := consumer_named(username), by=shell_user())
         self.stdout.write(f"Disabled {consumer}: its keys are refused.")
 
     def _list(self, **_: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from routes import portable, selectors, services
+from routes import masking, portable, selectors, services
 from routes.management.commands.publish import applied, author
 from routes.models import ConfigVersion
 from routes.problems import CompileError
@@ -23,6 +23,7 @@ class Command(BaseCommand):
         commands = parser.add_subparsers(dest="command", required=True)
         export = commands.add_parser("export", help="write it as YAML")
         export.add_argument("file", nargs="?", default="-", help="where to; -: standard output")
+        export.add_argument("--masked", action="store_true", help="without plugins' secrets: for eyes, not for backup")
         export.add_argument("--number", type=int, help="a published version instead of the working copy")
         load = commands.add_parser("import", help="replace all of it by a YAML file, in one version")
         load.add_argument("file", nargs="?", default="-", help="where from; -: standard input")
@@ -52,12 +53,13 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}") from error
 
-    def config_export(self, *, file: str, number: int | None, **_: Any) -> None:
+    def config_export(self, *, file: str, number: int | None, masked: bool, **_: Any) -> None:
         document = selectors.working_document() if number is None else selectors.document_of(number)
-        text = portable.to_yaml(document)
+        text = portable.to_yaml(masking.mask_document(document) if masked else document)
         if file == "-":
             self.stdout.write(text, ending="")
         else:
+            Path(file).touch(mode=0o666 if masked else 0o600)  # of a new file; who has made one has said who reads it
             Path(file).write_text(text)
 
     def config_import(self, *, file: str, dry_run: bool, comment: str, wait: float, **_: Any) -> None:

@@ -1,0 +1,159 @@
+"""Secrets in configs of plugins: fields that are pydantic's SecretStr, or whose JSON Schema says `writeOnly`.
+
+Wherever a config is shown, stored in the audit trail or handed out, a stand-in is in the secret's place. It is of the
+secret's own making (keyed by SECRET_KEY), so one that is sent back is known again wherever its row has moved, and two
+versions show that a secret has changed. It stands for secrets of the same setting only, and only where a secret
+belongs: nobody can have one shown by writing its stand-in elsewhere.
+
+Of a plugin that is not installed nobody knows what is secret: every text in its config is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from django.utils.crypto import salted_hmac
+
+from gateway.plugins.base import PluginConfig
+from routes.catalogue import registry
+from routes.document import setting_key
+from routes.problems import Path, Problem, pointer
+
+MASK = "••••••••"
+_STAND_IN = re.compile(rf"{MASK}[0-9a-f]{{16}}")
+UNKNOWN = "This stands for a secret that is not stored here. Write the secret itself."
+_DEEPEST = 8  # a shape may hold itself
+
+Place = tuple[str, ...]  # names, and "*" for any item of a list or value of a map
+Leaf = Callable[[Any, bool, Path], Any]  # (value, whether it is secret, where)
+
+
+def mask(plugin: str, config: Any) -> Any:
+    """A copy with stand-ins, by which `unmask` knows the secrets again."""
+    return _mapped(config, _places(plugin), lambda value, secret, _: _stand_in(value) if secret else value)
+
+
+def hidden(plugin: str, config: Any) -> Any:
+    """A copy to look at only."""
+    return _mapped(config, _places(plugin), _hide)
+
+
+def shown(config: PluginConfig) -> dict[str, Any]:
+    """What a plugin works with, defaults included, to look at only."""
+    values: dict[str, Any] = _mapped(config.model_dump(mode="json"), _places_in(type(config)), _hide)
+    return values
+
+
+def unmask(plugin: str, config: Any, stored: Any) -> tuple[Any, list[tuple[Path, str]]]:
+    """A copy with the stored secrets where their stand-ins are; and the places of stand-ins for nothing, with why.
+
+    `stored`: what the very setting holds now, of the same plugin; else nothing.
+    """
+    known: dict[str, Any] = {}
+    faults: list[tuple[Path, str]] = []
+    places = _places(plugin)
+
+    def learn(value: Any, secret: bool, _: Path) -> None:
+        if secret:
+            known[_stand_in(value)] = value
+
+    def put_back(value: Any, secret: bool, at: Path) -> Any:
+        if not is_stand_in(value):
+            return value
+        if not secret or value not in known:
+            faults.append((at, UNKNOWN))
+        return known.get(value) if secret else value
+
+    _mapped(stored, places, learn)
+    return _mapped(config, places, put_back), faults
+
+
+def mask_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    plugins = [{**entry, "config": mask(entry["name"], entry["config"])} for entry in document.get("plugins", ())]
+    return {**document, "plugins": plugins} if "plugins" in document else dict(document)
+
+
+def unmask_document(document: Any, stored: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
+    """A document from outside; what is not sound in it is passed on as it is."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("plugins"), list):
+        return document, []
+    configs = {_key(entry): entry["config"] for entry in stored["plugins"]}
+    entries: list[Any] = []
+    problems: list[Problem] = []
+    for index, entry in enumerate(document["plugins"]):
+        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and "config" in entry:
+            config, faults = unmask(entry["name"], entry["config"], configs.get(_key(entry), {}))
+            entry = {**entry, "config": config}
+            for path, message in faults:
+                place = pointer(("plugins", index, "config", *path))
+                problems.append(Problem(("plugins", _key(entry)), ("config", *path), message, place))
+        entries.append(entry)
+    return {**document, "plugins": entries}, problems
+
+
+def is_stand_in(value: Any) -> bool:
+    return isinstance(value, str) and _STAND_IN.fullmatch(value) is not None
+
+
+def _hide(value: Any, secret: bool, _: Path) -> Any:
+    return MASK if secret else value
+
+
+def _stand_in(secret: Any) -> str:
+    return f"{MASK}{salted_hmac('routes.masking', json.dumps(secret, sort_keys=True)).hexdigest()[:16]}"
+
+
+def _key(entry: Mapping[str, Any]) -> str:
+    return setting_key(*(str(entry.get(name) or "") for name in ("name", "route", "upstream", "consumer")))
+
+
+def _mapped(value: Any, places: Iterable[Place] | None, leaf: Leaf, at: Path = ()) -> Any:
+    """A copy with every leaf, and every secret whatever it is made of, put through `leaf`. `places` None: any text."""
+    secret = isinstance(value, str) if places is None else () in (places := list(places))
+    if secret and value not in (None, "", [], {}):
+        return leaf(value, True, at)
+    if isinstance(value, Mapping):
+        return {name: _mapped(part, _below(places, str(name), "*"), leaf, (*at, name)) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(part, _below(places, "*"), leaf, (*at, index)) for index, part in enumerate(value)]
+    return leaf(value, False, at)
+
+
+def _below(places: Iterable[Place] | None, *heads: str) -> list[Place] | None:
+    return None if places is None else [place[1:] for place in places if place and place[0] in heads]
+
+
+def _places(name: str) -> tuple[Place, ...] | None:
+    plugins = registry()
+    return _places_in(plugins[name].Config) if name in plugins else None
+
+
+@lru_cache(maxsize=256)
+def _places_in(config: type[PluginConfig]) -> tuple[Place, ...]:
+    found: set[Place] = set()
+    for by_alias in (True, False):  # either may be what a config says
+        schema = config.model_json_schema(by_alias=by_alias)
+        found.update(_find(schema, schema.get("$defs", {}), ()))
+    return tuple(sorted(found))
+
+
+def _find(schema: Any, shapes: Mapping[str, Any], place: Place) -> Iterable[Place]:
+    if not isinstance(schema, Mapping):
+        return
+    if schema.get("writeOnly") or schema.get("format") == "password" or len(place) > _DEEPEST:
+        yield place
+        return
+    if reference := schema.get("$ref"):
+        yield from _find(shapes[reference.rpartition("/")[2]], shapes, place)
+    for name, part in schema.get("properties", {}).items():
+        yield from _find(part, shapes, (*place, name))
+    for keyword in ("items", "additionalProperties"):
+        yield from _find(schema.get(keyword), shapes, (*place, "*"))
+    for part in (*schema.get("prefixItems", ()), *schema.get("patternProperties", {}).values()):
+        yield from _find(part, shapes, (*place, "*"))
+    for option in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        yield from _find(option, shapes, place)
