@@ -7,6 +7,9 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --require-has
 UV     := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock'
 
+# Two processes, each with servers of its own; on one Redis for all they would hear each other.
+SIDE_BY_SIDE := $(if $(REDIS_URL),,-n 2 --dist loadfile)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test scale bench bench-peers lint types fmt lock venv screenshots clean
 
@@ -16,8 +19,8 @@ help:  ## this list
 run: $(VENV)/installed-run  ## install what is needed and start everything (PORT, GATEWAY_DATA_DIR)
 	@exec $(PY) manage.py up --with-parent $(ARGS)
 
-test: venv  ## the whole test suite, on servers of its own (or DATABASE_URL, REDIS_URL)
-	$(PY) -m pytest $(ARGS)
+test: venv  ## the whole test suite in two processes, on servers of their own (or DATABASE_URL, REDIS_URL)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 scale: venv  ## open every page with a million requests in the last day
 	$(PY) -m pytest tests/scale $(ARGS)

@@ -63,6 +63,7 @@ def html(file: Path) -> SafeString:
         return f'href="/docs/{target.relative_to(DOCS).as_posix()}{match[2] or ""}"' if inside else 'href="/docs/"'
 
     text = _MARKDOWN.render(file.read_text())
+    text = text.replace("<pre>", '<pre tabindex="0">')  # a wide one scrolls, with the keyboard, too
     text = _LINK.sub(link, text)
     text = _HEADING.sub(lambda m: f'<h{m[1]} id="{_slug(m[2])}">{m[2]}</h{m[1]}>', text)
     text = _CODES.sub(
