@@ -153,7 +153,13 @@ def scope_headers(client=None, origin=b"http://testserver"):
 async def fresh_feed():
     sockets.feed.cache_clear()
     yield
+    feed = sockets.feed()
     sockets.feed.cache_clear()
+    for queue in list(feed._watchers):
+        feed.leave(queue)
+    ending = [task for task in asyncio.all_tasks() if task.get_name() == "live feed"]
+    if ending:  # cancelled once more while it closes, by the end of the loop, it would leave its connection behind
+        await asyncio.wait(ending, timeout=5)
 
 
 @pytest.fixture(autouse=True)
