@@ -1,8 +1,8 @@
 """jwt: lets in who shows a token that somebody trusted has signed, and says who it is.
 
 Phases   access
-Fails    401 `token_missing`, `token_invalid`, `token_expired`, `consumer_disabled`; with `consumer_by`, 503
-         `credentials_unavailable` when consumers cannot be looked up: never a 401 for trouble of our own
+Fails    401 `token_missing`, `token_invalid`, `token_expired`, `consumer_disabled`; 503 `credentials_unavailable` when
+         consumers (`consumer_by`) or an issuer's keys (`jwks_url`) cannot be had: never a 401 for trouble of our own
 Compare  Kong's jwt (same names of places; keys stand in the setting, each for one algorithm, instead of one for each
          consumer; `claims_to_verify` is always on, `maximum_expiration` is not there)
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -32,7 +32,8 @@ from gateway.plugins import claims, signatures, tokens
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
 from gateway.plugins.edits import check_name
-from gateway.plugins.signatures import Algorithm, Check
+from gateway.plugins.jwks import KeySet, shared
+from gateway.plugins.signatures import Algorithm, Check, PublicAlgorithm
 from gateway.plugins.tokens import BadToken, ExpiredToken, Token
 from gateway.proxy import headers
 from gateway.proxy.errors import Reject
@@ -100,6 +101,10 @@ class JwtConfig(PluginConfig):
     """Who may sign. One that fits is enough."""
     secret: SecretStr = Field(SecretStr(""), max_length=4096)
     """Short for one entry of `keys`: HS256 with this secret."""
+    jwks_url: str = Field("", max_length=1000, pattern=r"^(https?://[^\s/?#@]+(/[^\s#]*)?)?$")
+    """Where the issuer shows its public keys (JWKS). Fetched when the first token comes, and every five minutes."""
+    algorithms: tuple[PublicAlgorithm, ...] = Field(("RS256", "ES256", "EdDSA"), min_length=1, max_length=10)
+    """What the keys of `jwks_url` are used for. One that names its algorithm is used for that only."""
     issuer: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = Field((), max_length=16)
     """Values of `iss` that are taken. Empty: any."""
     audience: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = Field((), max_length=16)
@@ -142,8 +147,8 @@ class JwtConfig(PluginConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> JwtConfig:
-        if not self.all_keys():
-            raise ValueError("Give at least one key: in keys, or as secret.")
+        if not self.all_keys() and not self.jwks_url:
+            raise ValueError("Give at least one key: in keys, as secret, or by jwks_url.")
         if not (self.header_names or self.uri_param_names or self.cookie_names):
             raise ValueError("Name at least one place for the token: header_names, uri_param_names or cookie_names.")
         if self.consumer_required and self.consumer_by == "none":
@@ -163,6 +168,7 @@ class Verified:
     groups: frozenset[str]
     fields: headers.Pairs
     subject: int
+    keys: int  # the key set it was checked with, as the set counts them
     found: Credential | None = None
     credential: Credential | None = None
 
@@ -182,13 +188,31 @@ class Jwt(Plugin):
         self._rules = claims.Rules(issuers, audiences, config.claims_required, config.leeway_s)
         self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
         self._claim_headers = frozenset(_canonical(name) for _, name in self._set)
+        self._key_set = shared(config.jwks_url, config.algorithms, resources.clock) if config.jwks_url else None
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
         if not self.config.run_on_preflight and _is_preflight(exchange):
             self._drop_claims(exchange)
             return None
-        verified = self._verify(self._token(exchange))
+        text = self._token(exchange)
+        verified = self._remembered(text)
+        if verified is None:
+            token = self._read(text)
+            if self._key_set is not None:
+                return self._access_by_key_set(self._key_set, exchange, text, token)
+            verified = self._verify(text, token)
+        return self._identify(exchange, verified)
+
+    async def _access_by_key_set(self, key_set: KeySet, exchange: Exchange, text: bytes, token: Token) -> None:
+        checks: Sequence[Check] = self._fitting(token)
+        if not _is_signed(token, checks):
+            checks = await key_set.find(token.kid, token.algorithm)
+        waiting = self._identify(exchange, self._verify(text, token, checks))
+        if waiting is not None:
+            await waiting
+
+    def _identify(self, exchange: Exchange, verified: Verified) -> Awaitable[None] | None:
         if self.config.consumer_by == "none" or not verified.identity:
             self._admit(exchange, verified, None)
             return None
@@ -206,44 +230,60 @@ class Jwt(Plugin):
             raise self._refused("token_invalid", "This request has several different tokens. Send exactly one.")
         return found.pop()
 
-    def _verify(self, text: bytes) -> Verified:
-        digest, now_s = hashlib.sha256(text).digest(), self.resources.wall()
+    def _remembered(self, text: bytes) -> Verified | None:
+        if self._key_set is not None:
+            self._key_set.keep_fresh()
+        digest = hashlib.sha256(text).digest()
         known = self._verified.get(digest)
-        if known is not None and (known.ends_s is None or now_s < known.ends_s):
+        if known is None:
+            return None
+        alive = known.ends_s is None or self.resources.wall() < known.ends_s
+        if alive and (self._key_set is None or known.keys == self._key_set.changes):
             self._verified.move_to_end(digest)
             return known
-        self._verified.pop(digest, None)
+        del self._verified[digest]
+        return None
+
+    def _read(self, text: bytes) -> Token:
         try:
-            verified = self._read(text, now_s)
+            token = tokens.read(text)
+            if not tokens.is_type(token.typ, self.config.types):
+                raise BadToken("Tokens of this typ are not accepted here.")
         except BadToken as error:
-            code = "token_expired" if isinstance(error, ExpiredToken) else "token_invalid"
-            raise self._refused(code, str(error)) from error
-        self._verified[digest] = verified
+            raise self._bad(error) from error
+        return token
+
+    def _verify(self, text: bytes, token: Token, checks: Sequence[Check] = ()) -> Verified:
+        """By these checks, or our own. Remembers it."""
+        try:
+            verified = self._judged(token, checks or self._fitting(token))
+        except BadToken as error:
+            raise self._bad(error) from error
+        self._verified[hashlib.sha256(text).digest()] = verified
         if len(self._verified) > MAX_VERIFIED:
             self._verified.popitem(last=False)
         return verified
 
-    def _read(self, text: bytes, now_s: float) -> Verified:
-        token = tokens.read(text)
-        if not tokens.is_type(token.typ, self.config.types):
-            raise BadToken("Tokens of this typ are not accepted here.")
-        self._check_signature(token)
+    def _fitting(self, token: Token) -> list[Check]:
+        """Of the key the token names, or one without a name; if it names none, of any. Always its own algorithm."""
+        named = None if not token.kid else ("", token.kid)
+        keys = [key for key in self._keys if key[1] == token.algorithm and (named is None or key[0] in named)]
+        return [check for _, _, check in keys]
+
+    def _judged(self, token: Token, checks: Sequence[Check]) -> Verified:
+        """Claims are read after the signature. Raises BadToken."""
+        if not checks:
+            raise BadToken("No key here fits the algorithm and kid of the token.")
+        if not _is_signed(token, checks):
+            raise BadToken("The signature of the token is wrong.")
         said = tokens.claims(token)
-        ends_s = claims.check(said, self._rules, now_s)
+        ends_s = claims.check(said, self._rules, self.resources.wall())
         identity = claims.identity(claims.at(said, self.config.consumer_claim))
         groups = claims.groups(claims.at(said, self.config.groups_claim)) if self.config.groups_claim else frozenset()
         values = [(name, claims.at(said, claim)) for claim, name in self._set]
         fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
-        return Verified(ends_s, identity, groups, fields, claims.subject(said.get("iss", ""), identity))
-
-    def _check_signature(self, token: Token) -> None:
-        """By the key the token names, or one without a name; if it names none, by any. Always its own algorithm."""
-        named = None if not token.kid else ("", token.kid)
-        fitting = [key for key in self._keys if key[1] == token.algorithm and (named is None or key[0] in named)]
-        if not fitting:
-            raise BadToken("No key here fits the algorithm and kid of the token.")
-        if not any(check(token.signed, token.signature) for _, _, check in fitting):
-            raise BadToken("The signature of the token is wrong.")
+        subject = claims.subject(said.get("iss", ""), identity)
+        return Verified(ends_s, identity, groups, fields, subject, self._key_set.changes if self._key_set else 0)
 
     async def _admit_later(
         self, exchange: Exchange, verified: Verified, finding: Awaitable[Credential | Refusal]
@@ -275,11 +315,18 @@ class Jwt(Plugin):
         if names := self._claim_headers:
             exchange.headers[:] = [pair for pair in exchange.headers if _canonical(pair[0]) not in names]
 
+    def _bad(self, error: BadToken) -> Reject:
+        return self._refused("token_expired" if isinstance(error, ExpiredToken) else "token_invalid", str(error))
+
     def _refused(self, code: str, detail: str) -> Reject:
         challenge = f'Bearer realm="{self.config.realm}"'
         if code != "token_missing":  # RFC 6750 §3.1: who sent none is told of no error
             challenge += f', error="invalid_token", error_description="{detail}"'
         return Reject(401, code, detail, headers=((b"www-authenticate", challenge.encode()),))
+
+
+def _is_signed(token: Token, checks: Sequence[Check]) -> bool:
+    return any(check(token.signed, token.signature) for check in checks)
 
 
 def _credential(verified: Verified, found: Credential | None) -> Credential:

@@ -19,6 +19,9 @@ Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "ES512", "EdDSA",
 ]  # fmt: skip
+PublicAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+]  # fmt: skip
 Check = Callable[[bytes, bytes], bool]  # (what was signed, signature)
 
 MIN_SECRET_BYTES = 8
@@ -76,6 +79,23 @@ def key_check(algorithm: str, key: Any) -> Check:
             return False
 
     return check
+
+
+def jwk_check(algorithm: str, jwk: dict[str, Any]) -> Check:
+    """Of the public half only (RFC 7517 §4). Raises ValueError for a key of another kind, or for another algorithm."""
+    if jwk.get("alg", algorithm) != algorithm:
+        raise ValueError("This key is for another algorithm.")
+    kind = {"R": "RSA", "P": "RSA", "E": "EC"}[algorithm[0]] if algorithm != "EdDSA" else "OKP"
+    if jwk.get("kty") != kind:
+        raise ValueError("This key is of another kind.")
+    public = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y") if isinstance(jwk.get(name), str)}
+    library = importlib.import_module("jwt.algorithms")
+    broken = importlib.import_module("jwt.exceptions").PyJWTError
+    try:
+        key = library.get_default_algorithms()[algorithm].from_jwk(public)
+    except (broken, ValueError, TypeError, KeyError) as error:
+        raise ValueError("This key is broken.") from error
+    return key_check(algorithm, key)
 
 
 def secret_bytes(text: str, is_base64: bool) -> bytes:

@@ -19,7 +19,7 @@ from gateway.plugins.registry import Registry
 from gateway.proxy.errors import OUTCOMES
 
 NO_PLUGINS = {
-    "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "signatures", "tokens",
+    "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
 }  # fmt: skip
 
 
