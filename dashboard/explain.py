@@ -30,6 +30,9 @@ _PLAIN = {
     "key_expired": "The request's key has expired.",
     "key_revoked": "The request's key has been revoked.",
     "consumer_disabled": "The key was right, but its owner is switched off.",
+    "token_missing": "The route asks for a token.",
+    "token_invalid": "The request had a token that does not count here.",
+    "token_expired": "The request's token has expired.",
     "rejected": "A plugin refused the request.",
     "plugin_failed": "A plugin failed, so the request was not forwarded. The gateway's log has the reason.",
     "redis_unavailable": "The counters in Redis could not be reached, and the route is set to refuse then.",
@@ -44,6 +47,7 @@ _STANDARD |= {
     "This API key has expired. Ask for a new one.",
     "This API key has been revoked. Ask for a new one.",
     "The owner of this API key is disabled.",
+    "The token has expired.",
 }
 
 
@@ -128,7 +132,7 @@ _SENTENCES: dict[str, Callable[[Any, Names], str]] = {
 
 
 def _caller(counted: str, row: Any, names: Names) -> str:
-    """Of whom the limit speaks, and the verb: `key:5`, `consumer:3`, `ip:192.0.2.1`, `header:…`, `route:2`."""
+    """Of whom the limit speaks, and the verb: `key:5`, `jwt:7`, `consumer:3`, `ip:192.0.2.1`, `header:…`, `route:2`."""
     kind, _, id_ = counted.partition(":")
     number = int(id_) if id_.isdecimal() else None
     if kind == "key" and number is not None:
@@ -137,6 +141,8 @@ def _caller(counted: str, row: Any, names: Names) -> str:
         return f"Consumer {names.consumers.get(number, number)} may send"
     if kind == "route" and number is not None:
         return f"Route {names.routes.get(number, number)} takes"
+    if kind == "jwt":
+        return "The caller that the token names may send"
     return "The value of the header allows" if kind == "header" else f"Address {id_} may send"
 
 

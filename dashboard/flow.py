@@ -168,7 +168,7 @@ def example(drawn: Flow, url: str) -> str:
     elif where == "query":
         query[name] = PLACEHOLDER
     elif where == "authorization":
-        headers["Authorization"] = f"Bearer {PLACEHOLDER}"
+        headers["Authorization"] = f"Bearer {name}"
     return curl(f"{url}{_path(route)}{'?' if query else ''}{urlencode(query)}", method, headers)
 
 
@@ -182,11 +182,13 @@ def _value(condition: FieldCondition) -> str:
 
 
 def _credential(drawn: Flow) -> tuple[Literal["header", "query", "authorization", ""], str]:
-    """Where key-auth looks for a key first, and under which name."""
+    """Where key-auth looks for a key first, and under which name; in Authorization, what stands for it."""
     for step in drawn.all_steps:
+        if step.setting.name == "jwt" and not step.for_consumers_only:
+            return "authorization", "YOUR_TOKEN"
         if step.setting.name == "key-auth" and not step.for_consumers_only:
             config = step.setting.config
             if config.key_in_header:
                 return "header", config.key_names[0]
-            return ("authorization", "") if config.key_in_authorization else ("query", config.key_names[0])
+            return ("authorization", PLACEHOLDER) if config.key_in_authorization else ("query", config.key_names[0])
     return "", ""

@@ -26,6 +26,7 @@ PLUGINS = [
     "gateway.plugins.request_id.RequestId",
     "gateway.plugins.cors.Cors",
     "gateway.plugins.key_auth.KeyAuth",
+    "gateway.plugins.jwt.Jwt",
     "gateway.plugins.acl.Acl",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.request_transformer.RequestTransformer",

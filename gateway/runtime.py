@@ -33,7 +33,7 @@ from gateway.proxy.credentials import Credentials
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.forward import Forwarder
-from gateway.proxy.found import Changes, Found, Moment
+from gateway.proxy.found import Changes, Found, Moment, Question
 from gateway.proxy.journal import Journal
 from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
@@ -67,7 +67,7 @@ class Runtime:
         self.registry = Registry.load(environment.plugins, environment.plugin_dir)
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
-        self.credentials = Credentials(self.batcher.command, self._fetch_key, secret=settings.SECRET_KEY)
+        self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
         self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
@@ -254,8 +254,8 @@ class Runtime:
             except (redis.RedisError, OSError):
                 await asyncio.sleep(POLL_S)
 
-    async def _fetch_key(self, digest: bytes) -> Found:
-        return await self.database.run(lookup.find_key, digest)
+    async def _fetch(self, question: Question) -> Found:
+        return await self.database.run(lookup.find, question)
 
     # --- what others may know ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The two reads that workers live on, one statement each, with the moment they were made at (see gateway.proxy.found).
+"""The reads that workers live on, one statement each, with the moment they were made at (see gateway.proxy.found).
 
 They are the bridge over the Django line: rows in, plain values out. Sync: the runtime calls them in a thread.
 SQL and not the ORM, because a moment must come back from the very statement that reads, even if it finds nothing.
@@ -13,7 +13,7 @@ from django.db import connection
 
 from gateway.plugins.base import Refusal
 from gateway.proxy.exchange import Consumer, Credential
-from gateway.proxy.found import Changes, Found, Moment
+from gateway.proxy.found import Changes, Found, Moment, Question
 
 MAX_CHANGES = 20_000  # in one answer; more means `everything`
 FIRST_LOOK = "1 hour"  # what a new worker is told: as long as any worker or Redis can remember an answer
@@ -25,6 +25,17 @@ FROM (SELECT %s::bytea AS digest) AS asked
 LEFT JOIN keys_apikey AS key ON key.digest = asked.digest
 LEFT JOIN keys_consumer AS consumer ON consumer.id = key.consumer_id
 """
+
+# Exactly this name: another issuer may tell `Anna` from `anna`. `lower` is what the index is on.
+FIND_CONSUMER = """
+SELECT pg_current_snapshot()::text,
+       consumer.id, consumer.username, consumer.custom_id, consumer.groups, consumer.enabled
+FROM (SELECT %s::text AS value) AS asked
+LEFT JOIN keys_consumer AS consumer ON """
+CONSUMER_IS = {
+    "username": "lower(consumer.username) = lower(asked.value) AND consumer.username = asked.value",
+    "custom_id": "consumer.custom_id = asked.value AND consumer.custom_id <> ''",
+}
 
 # A change counts as new if its transaction could not be seen at the moment of the last look. Ids cannot decide that: a
 # lower one may become visible after a higher one was read. The first condition lets the index do the work.
@@ -60,6 +71,27 @@ def find_key(digest: bytes) -> Found:
         consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
         answer = Credential("key", key_id, prefix, consumer, frozenset(scopes))
     return Found(answer, consumer_id or 0, _epoch(expires_at), Moment.parse(moment))
+
+
+def find_consumer(by: str, value: str) -> Found:
+    """For whoever has proved to be this consumer in another way than by a key."""
+    moment, consumer_id, username, custom_id, groups, enabled = _rows(FIND_CONSUMER + CONSUMER_IS[by], [value])[0]
+    answer: Credential | Refusal
+    if consumer_id is None:
+        answer = Refusal("consumer_unknown")
+    elif not enabled:
+        answer = Refusal("consumer_disabled")
+    else:
+        consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
+        answer = Credential("consumer", consumer_id, username, consumer)
+    return Found(answer, consumer_id or 0, None, Moment.parse(moment))
+
+
+def find(question: Question) -> Found:
+    if isinstance(question, bytes):
+        return find_key(question)
+    by, _, value = question.partition(":")
+    return find_consumer(by, value)
 
 
 def changes_since(cursor: Moment | None) -> tuple[Moment, Changes]:

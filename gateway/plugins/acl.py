@@ -48,13 +48,13 @@ class Acl(Plugin):
     def access(self, exchange: Exchange) -> None:
         consumer = exchange.consumer
         if consumer is None:
-            exchange.detail = "acl: the request has no consumer; is key-auth on this route?"
-            raise Reject(403, "acl_denied", "Only known consumers may call this. Send your API key.")
+            exchange.detail = "acl: the request has no consumer; is authentication on this route?"
+            raise Reject(403, "acl_denied", "Only known consumers may call this. Say who you are.")
         if denied := consumer.groups & self._deny:
-            exchange.detail = f"acl: {consumer.username} is in the denied group {min(denied)}"
+            exchange.detail = f"acl: {consumer.username or 'the caller'} is in the denied group {min(denied)}"
             raise Reject(403, "acl_denied", "You may not call this.")
         if self._allow and not consumer.groups & self._allow:
-            exchange.detail = f"acl: {consumer.username} is in none of the allowed groups"
+            exchange.detail = f"acl: {consumer.username or 'the caller'} is in none of the allowed groups"
             raise Reject(403, "acl_denied", "You may not call this.")
         if self.config.hide_groups_header:
             headers.remove(exchange.headers, b"x-consumer-groups")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,7 @@ from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
 
 HOOKS = ("access", "response", "body", "log")
+ConsumerField = Literal["username", "custom_id"]
 
 
 class PluginConfig(BaseModel):
@@ -59,10 +60,15 @@ class CredentialLookup(Protocol):
         """
         ...
 
+    def find_consumer(self, by: ConsumerField, value: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        """Likewise the consumer of exactly this name, for whoever has proved it in another way than by a key."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a credential does not count: code is one of key_invalid, key_expired, key_revoked, consumer_disabled."""
+    """Why a credential does not count: code is one of key_invalid, key_expired, key_revoked, consumer_disabled, and of
+    a consumer consumer_unknown."""
 
     code: str
 

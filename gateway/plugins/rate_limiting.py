@@ -80,8 +80,8 @@ class RateLimitingConfig(PluginConfig):
     day: int | None = Field(None, ge=1, le=MAX_LIMIT)
     """Requests per day, likewise."""
     by: Literal["consumer", "key", "ip", "header", "route"] = "consumer"
-    """Whose requests are counted together. Without a consumer, key or header it is the client's address (IPv6: its /64
-    network)."""
+    """Whose requests are counted together. Whoever only a token names (`jwt`) counts as a consumer. Without a consumer,
+    key or header it is the client's address (IPv6: its /64 network)."""
     header_name: str = Field("", max_length=64, pattern=r"^[A-Za-z0-9-]*$")
     """The header to count by, with `by: header`. Clients choose its value: take one that something trusted sets."""
     on_error: Literal["deny", "allow", "local"] = "local"
@@ -199,12 +199,15 @@ def _identity(config: RateLimitingConfig) -> Callable[[Exchange], str]:
     def by_ip(exchange: Exchange) -> str:
         return f"ip:{_network(exchange.client_ip)}"
 
-    def by_consumer(exchange: Exchange) -> str:
-        return f"consumer:{exchange.consumer.id}" if exchange.consumer else by_ip(exchange)
-
     def by_key(exchange: Exchange) -> str:
         found = exchange.credential
         return f"{found.kind}:{found.id}" if found else by_ip(exchange)
+
+    def by_consumer(exchange: Exchange) -> str:
+        consumer = exchange.consumer
+        if consumer is None:
+            return by_ip(exchange)
+        return f"consumer:{consumer.id}" if consumer.id else by_key(exchange)
 
     def by_header(exchange: Exchange) -> str:
         values = headers.get_all(exchange.headers, header)

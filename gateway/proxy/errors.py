@@ -37,7 +37,7 @@ OUTCOMES: frozenset[str] = frozenset({
     "answered",  # a plugin answered by itself (preflight, mock, cache)
     "no_route", "not_ready", "bad_request", "bad_path", "ambiguous_path", "body_too_large",
     "key_missing", "key_invalid", "key_expired", "key_revoked", "consumer_disabled", "acl_denied",
-    "rate_limited", "rejected",
+    "token_missing", "token_invalid", "token_expired", "rate_limited", "rejected",
     "plugin_failed", "redis_unavailable", "credentials_unavailable",
     "no_target", "no_healthy_target", "upstream_busy", "upstream_unreachable", "upstream_broke", "upstream_timeout",
     "upstream_error", "client_closed", "internal_error",

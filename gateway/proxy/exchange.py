@@ -16,7 +16,10 @@ from gateway.proxy.snapshot import RouteSpec, UpstreamSpec
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """Who calls. Immutable: a change in the database makes a new one."""
+    """Who calls. Immutable: a change in the database makes a new one.
+
+    `id` 0: known from a token only, not in the database; `username` is then what the token says.
+    """
 
     id: int
     username: str
@@ -26,9 +29,12 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What proved it. `id` is the primary key; `hint` (a key's prefix) may be shown and logged, a secret never."""
+    """What proved it. `id` is the primary key; `hint` (a key's prefix) may be shown and logged, a secret never.
 
-    kind: str  # "key"
+    Of a token (`jwt`), `id` is a hash of who it is about, and `hint` the claim that says so.
+    """
+
+    kind: str  # "key", "jwt"
     id: int
     hint: str
     consumer: Consumer
@@ -37,11 +43,12 @@ class Credential:
 
     def __post_init__(self) -> None:
         consumer = self.consumer
-        fields = [
-            (b"x-consumer-id", b"%d" % consumer.id),
-            (b"x-consumer-username", consumer.username.encode()),
-            (b"x-credential-identifier", self.hint.encode()),
-        ]
+        fields = []
+        if consumer.id:  # an upstream must not take a name in a token for one of our consumers
+            fields.append((b"x-consumer-id", b"%d" % consumer.id))
+            fields.append((b"x-consumer-username", consumer.username.encode()))
+        if self.hint:
+            fields.append((b"x-credential-identifier", self.hint.encode()))
         if consumer.custom_id:
             fields.append((b"x-consumer-custom-id", consumer.custom_id.encode()))
         if consumer.groups:

@@ -23,6 +23,11 @@ from gateway.proxy.exchange import Consumer, Credential
 FORMAT = b"hydragate credential in redis, format 1"
 
 
+#: What is asked: the digest of a key, or of a consumer its field and value (`username:anna`). Two types, so that no key
+#: a client makes up can ever be taken for a name.
+Question = bytes | str
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """`xmin:xmax:running`: transactions from xmax on, and those running, could not be seen; all others were."""
@@ -45,7 +50,7 @@ class Moment:
 class Found:
     """`expires_at_s` (seconds since the epoch) is judged at each use, so an answer needs no timer.
 
-    `consumer_id` is 0 where no such key exists.
+    `consumer_id` is 0 where no such key or consumer exists.
     """
 
     answer: Credential | Refusal
@@ -67,7 +72,7 @@ class Changes:
 class Seal:
     """Found ↔ the bytes kept in Redis, signed: whoever can write to Redis still cannot grant access.
 
-    The signature covers the digest (an entry cannot be moved to another key) and the time of writing (an old entry
+    The signature covers the question (an entry cannot be moved to another one) and the time of writing (an old entry
     cannot be brought back once the changes after it are forgotten).
     """
 
@@ -77,22 +82,23 @@ class Seal:
         self._key = hmac.digest(secret.encode(), FORMAT, "sha256")
         self._max_age_s = max_age_s
 
-    def write(self, digest: bytes, found: Found, wall_s: float) -> bytes:
+    def write(self, question: Question, found: Found, wall_s: float) -> bytes:
         body = json.dumps([wall_s, found.moment.text, found.consumer_id, found.expires_at_s, _pack(found.answer)])
-        return self._sign(digest, body.encode()) + body.encode()
+        return self._sign(question, body.encode()) + body.encode()
 
-    def read(self, digest: bytes, sealed: bytes, wall_s: float) -> Found | None:
-        """None for anything that is not ours, not for this digest, or too old."""
+    def read(self, question: Question, sealed: bytes, wall_s: float) -> Found | None:
+        """None for anything that is not ours, not for this question, or too old."""
         signature, body = sealed[: hashlib.sha256().digest_size], sealed[hashlib.sha256().digest_size :]
-        if not hmac.compare_digest(signature, self._sign(digest, body)):
+        if not hmac.compare_digest(signature, self._sign(question, body)):
             return None
         written_s, moment, consumer_id, expires_at_s, answer = json.loads(body)
         if abs(wall_s - written_s) > self._max_age_s:
             return None
         return Found(_unpack(answer), consumer_id, expires_at_s, Moment.parse(moment))
 
-    def _sign(self, digest: bytes, body: bytes) -> bytes:
-        return hmac.digest(self._key, digest + body, "sha256")
+    def _sign(self, question: Question, body: bytes) -> bytes:
+        named = question if isinstance(question, bytes) else b"consumer" + hashlib.sha256(question.encode()).digest()
+        return hmac.digest(self._key, named + body, "sha256")
 
 
 def _pack(answer: Credential | Refusal) -> list[Any]:

@@ -73,7 +73,7 @@ def record_of(exchange: Exchange) -> Record:
         "" if route is None else route.name,
         None if upstream is None else upstream.id,
         exchange.target,
-        None if consumer is None else consumer.id,
+        None if consumer is None else consumer.id or None,
         credential.id if credential is not None and credential.kind == "key" else None,
         duration_ms,
         gateway_ms,

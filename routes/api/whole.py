@@ -53,7 +53,7 @@ class Authentication(Part):
     __pydantic_extra__: dict[str, JsonValue]
 
     type: str = Field(max_length=100)
-    """`key` for key-auth, and so on for each plugin that finds out who calls."""
+    """`key` for key-auth, `jwt` for jwt, and so on for each plugin that finds out who calls."""
 
 
 class RateLimit(Part):

@@ -57,7 +57,17 @@ def test_an_authentication_that_is_not_there_is_named_with_those_that_are(call):
     pointer, detail = faults(answer)[0]
     assert pointer == "/routes/0/auth/type"
     assert detail.startswith("There is no authentication 'voice' here. There are: ")
-    assert "key" in detail
+    assert "jwt, key" in detail
+
+
+def test_a_token_may_open_it(call):
+    file = FILE.replace('"key"', '"jwt"').replace('key_names: ["x-token"]', 'secret: "your-jwt-secret"')
+    answer = post_yaml(call, file.replace("your-jwt-secret", "short"))
+    assert [pointer for pointer, _ in faults(answer)] == ["/routes/0/auth/secret"]
+    assert post_yaml(call, file).status_code == 201
+    config = call("GET", "/plugin-settings?route=example-api").json()["items"][0]["config"]
+    assert config.keys() == {"secret"}
+    assert "your-jwt-secret" not in config["secret"]
 
 
 def test_every_fault_of_a_file_is_told_where_it_was_written(call):

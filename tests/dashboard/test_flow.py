@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dashboard.flow import example, flow
+from gateway.plugins.jwt import JwtConfig
 from gateway.plugins.key_auth import KeyAuthConfig
 from gateway.plugins.rate_limiting import RateLimiting
 from gateway.proxy.snapshot import (
@@ -106,6 +107,12 @@ def test_drained_everywhere_is_no_share_and_no_error():
 )
 def test_a_line_that_matches_the_route(attributes, line):
     assert example(flow(Snapshot(1, ""), route(**attributes), ORDER), URL) == line
+
+
+def test_a_line_has_a_place_for_the_token():
+    tokens = PluginSpec(9, "jwt", "route", "r", "", 0, JwtConfig(secret="a-secret-of-ours"))
+    line = "curl -i -H 'Authorization: Bearer YOUR_TOKEN' http://localhost:8080/a/"
+    assert example(drawn(tokens), URL) == line
 
 
 @pytest.mark.parametrize(

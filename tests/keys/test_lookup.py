@@ -49,6 +49,30 @@ def test_refusals(anna: Consumer, revoked: bool, enabled: bool, code: str) -> No
     assert (found.answer, found.consumer_id) == (Refusal(code), anna.pk)
 
 
+@pytest.mark.parametrize(("by", "value"), [("username", "anna"), ("custom_id", "A-1")])
+def test_a_consumer_is_found_by_name(anna: Consumer, by: str, value: str, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(1):
+        found = lookup.find(f"{by}:{value}")
+    who = exchange.Consumer(anna.pk, "anna", "A-1", frozenset({"staff", "beta"}))
+    assert found.answer == exchange.Credential("consumer", anna.pk, "anna", who)
+    assert (found.consumer_id, found.expires_at_s) == (anna.pk, None)
+
+
+@pytest.mark.parametrize(
+    ("by", "value"),
+    [("username", "Anna"), ("username", "A-1"), ("username", ""), ("custom_id", "anna"), ("custom_id", "")],
+)
+def test_only_exactly_the_name_finds_a_consumer(anna: Consumer, by: str, value: str) -> None:
+    Consumer.objects.create(username="without a custom id")
+    found = lookup.find(f"{by}:{value}")
+    assert (found.answer, found.consumer_id) == (Refusal("consumer_unknown"), 0)
+
+
+def test_a_disabled_consumer_is_refused(anna: Consumer) -> None:
+    services.consumer_disable(anna)
+    assert lookup.find("username:anna").answer == Refusal("consumer_disabled")
+
+
 def test_both_reads_are_one_query(anna: Consumer, django_assert_num_queries: Any) -> None:
     _, secret = services.key_create(anna)
     with django_assert_num_queries(1):

@@ -52,12 +52,20 @@ class FakeCredentials:
 
     def __init__(self) -> None:
         self.known: dict[bytes, Credential | Refusal] = {}
+        self.consumers: dict[tuple[str, str], Consumer | Refusal] = {}
         self.remembers, self.down = True, False
 
     def find_key(self, digest: bytes) -> Credential | Refusal | Awaitable[Credential | Refusal]:
         if self.down:
             raise CredentialsUnavailable
         found = self.known.get(digest, Refusal("key_invalid"))
+        return found if self.remembers else self._later(found)
+
+    def find_consumer(self, by: str, value: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        if self.down:
+            raise CredentialsUnavailable
+        consumer = self.consumers.get((by, value), Refusal("consumer_unknown"))
+        found = Credential("consumer", 1, value, consumer) if isinstance(consumer, Consumer) else consumer
         return found if self.remembers else self._later(found)
 
     async def _later(self, found: Credential | Refusal) -> Credential | Refusal:

@@ -28,7 +28,7 @@ class World:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.xid = 100
-        self.answers: dict[bytes, Credential | Refusal] = {KEY: CREDENTIAL}
+        self.answers: dict[bytes | str, Credential | Refusal] = {KEY: CREDENTIAL}
         self.expires_at_s: float | None = None
         self.database_up = self.redis_up = True
         self.redis: dict[str, bytes] = {}
@@ -44,7 +44,7 @@ class World:
     def moment(self) -> Moment:
         return Moment.parse(f"{self.xid}:{self.xid}:")
 
-    async def fetch(self, digest: bytes) -> Found:
+    async def fetch(self, digest: bytes | str) -> Found:
         self.reads += 1
         if not self.database_up:
             raise OSError("connection refused")
@@ -95,6 +95,44 @@ def remembered(worker: Credentials, digest: bytes = KEY) -> bool:
         answer.close()
         return False
     return True
+
+
+class TestConsumers:
+    """Found by name, under the same rules as keys."""
+
+    @pytest.fixture
+    def anna(self, world: World) -> Credential:
+        found = Credential("consumer", ANNA.id, "anna", ANNA)
+        world.answers["username:anna"] = found
+        return found
+
+    async def test_one_is_remembered_and_shared(self, world: World, anna: Credential) -> None:
+        worker, other = world.worker(), world.worker()
+        world.poll(worker, other)
+        assert await worker.find_consumer("username", "anna") == anna  # type: ignore[misc]
+        assert worker.find_consumer("username", "anna") == anna
+        assert await other.find_consumer("username", "anna") == anna  # type: ignore[misc]
+        assert world.reads == 1
+
+    async def test_a_change_counts_at_the_next_poll(self, world: World, anna: Credential) -> None:
+        worker = world.worker()
+        world.poll(worker)
+        assert await worker.find_consumer("username", "anna") == anna  # type: ignore[misc]
+        world.answers["username:anna"] = DISABLED
+        world.change(ANNA.id, CREDENTIAL)
+        world.poll(worker)
+        assert await worker.find_consumer("username", "anna") == DISABLED  # type: ignore[misc]
+
+    async def test_a_key_that_reads_as_a_name_is_none(self, world: World, anna: Credential) -> None:
+        worker = world.worker()
+        world.poll(worker)
+        await worker.find_consumer("username", "anna")  # type: ignore[misc]
+        assert await ask(worker, b"username:anna") == INVALID
+
+    @pytest.mark.parametrize("name", ["x" * 101, "a\0b", "\ud800"])
+    async def test_what_cannot_be_stored_is_not_looked_for(self, world: World, name: str) -> None:
+        assert world.worker().find_consumer("username", name) == Refusal("consumer_unknown")
+        assert world.reads == 0
 
 
 class TestRemembering:
@@ -175,9 +213,9 @@ class TestRemembering:
         assert lru.get(b"1")
         lru.put(b"4", entry(3))
         assert [digest for digest in (b"1", b"2", b"3", b"4") if lru.get(digest)] == [b"1", b"3", b"4"]
-        assert lru.digests_of([1, 3, 9]) == [b"1", b"4"]
+        assert lru.questions_of([1, 3, 9]) == [b"1", b"4"]
         lru.put(b"1", entry(2))
-        assert lru.digests_of([1]) == []
+        assert lru.questions_of([1]) == []
 
 
 class TestChanges:

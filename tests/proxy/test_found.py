@@ -48,6 +48,14 @@ def test_an_entry_of_another_key_is_not_taken() -> None:
     assert seal.read(bytes(32), seal.write(DIGEST, found(), 1000.0), 1000.0) is None
 
 
+def test_an_entry_of_a_name_is_of_that_name_only() -> None:
+    seal = Seal("secret", max_age_s=300)
+    sealed = seal.write("username:anna", found(), 1000.0)
+    assert seal.read("username:anna", sealed, 1000.0) == found()
+    for other in ("username:annA", "custom_id:anna", b"username:anna", DIGEST):
+        assert seal.read(other, sealed, 1000.0) is None
+
+
 @pytest.mark.parametrize("index", [0, 31, 32, 40, -1])
 def test_an_entry_somebody_changed_is_not_taken(index: int) -> None:
     seal = Seal("secret", max_age_s=300)

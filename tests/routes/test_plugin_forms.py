@@ -22,6 +22,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "request-id": [{"header_name": "X-Trace", "echo_downstream": False}, {"trust_downstream": True}],
     "cors": [{"origins": ["https://a.example"], "max_age": 60, "credentials": True}, {"max_age": None}],
     "key-auth": [{"key_names": ["token"], "key_in_query": False, "realm": "us"}, {"key_in_header": True}],
+    "jwt": [
+        {"secret": "a-secret-of-ours", "issuer": ["https://a"], "claims_required": ["exp", "sub"]},
+        {"keys": [{"kid": "a", "algorithm": "HS512", "secret": "a-secret-of-ours"}], "leeway_s": 5,
+         "claims_to_headers": [{"claim": "email", "header": "X-Email"}]},
+    ],
     "acl": [{"allow": ["staff"], "deny": [], "hide_groups_header": False}],
     "rate-limiting": [
         {"minute": 100, "by": "ip", "error_code": 503},
