@@ -45,11 +45,10 @@ from gateway.proxy.table import RoutingTable
 from gateway.proxy.transport import Transports
 from gateway.proxy.watch import Watch
 from keys import lookup
-from keys.nudge import CREDENTIALS_CHANNEL
+from keys.nudge import CONFIG_CHANNEL, CREDENTIALS_CHANNEL
 from routes import selectors
 from routes.compile import compile as compile_document
 from routes.kept import keep, kept, kept_path
-from routes.services import CONFIG_CHANNEL
 
 logger = logging.getLogger("gateway.runtime")
 

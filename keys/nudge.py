@@ -16,7 +16,7 @@ from django.db import transaction
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-CREDENTIALS_CHANNEL = "hg:credentials"
+CONFIG_CHANNEL, CREDENTIALS_CHANNEL = "hg:config", "hg:credentials"
 TIMEOUT_S = 0.2
 PAUSE_S = 5.0  # after a failure: a bulk edit must not wait 0.2 s for each of its rows
 

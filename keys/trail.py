@@ -13,15 +13,20 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.apps import apps
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.http import HttpRequest
 
+if TYPE_CHECKING:
+    from django.contrib.admin.models import LogEntry
+
+#: LogEntry's action flags. It is asked for when it is needed: a proxy node has no Django admin, and nobody to tell of.
+ADDITION, CHANGE, DELETION = 1, 2, 3
 #: Neither secrets nor what changes by itself.
 UNTOLD = frozenset({"id", "digest", "password", "created_at", "updated_at", "last_used_at", "last_login"})
 PASSWORDS = ("password", "usable_password")
@@ -63,7 +68,7 @@ def entry(user_id: int, model: type[Model], pk: Any, called: str, message: list[
     """Not saved yet. What it is about comes first in the message; a first step that names a thing is about a part."""
     kind, about = next(iter(message[0].items()))
     of_part = "object" in about and about["object"] != called
-    return LogEntry(
+    return log_entry()(
         user_id=user_id,
         content_type=ContentType.objects.get_for_model(model),
         object_id=str(pk),
@@ -73,9 +78,13 @@ def entry(user_id: int, model: type[Model], pk: Any, called: str, message: list[
     )
 
 
+def log_entry() -> type[LogEntry]:
+    return apps.get_model("admin", "LogEntry")
+
+
 def save(entries: Iterable[LogEntry]) -> None:
     """One statement. Inside the transaction of what it tells of."""
-    LogEntry.objects.bulk_create(entries)
+    log_entry().objects.bulk_create(entries)
 
 
 def added(after: Mapping[str, Any]) -> list[Any]:
@@ -129,7 +138,7 @@ class Audited:
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
         for row in queryset:
             told = deleted(row, values(row))
-            LogEntry.objects.log_actions(user_id(request), [row], DELETION, told, single_object=True)
+            log_entry().objects.log_actions(user_id(request), [row], DELETION, told, single_object=True)
 
 
 def user_id(request: HttpRequest) -> int:

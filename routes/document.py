@@ -46,6 +46,9 @@ RouteHost = Annotated[str, AfterValidator(syntax.route_host), WithJsonSchema(syn
 PathPattern = Annotated[str, AfterValidator(syntax.path), WithJsonSchema(syntax.PATH_SCHEMA)]
 Method = Annotated[str, AfterValidator(syntax.method), WithJsonSchema(syntax.METHOD_SCHEMA)]
 Pem = Annotated[str, AfterValidator(syntax.lines), Field(max_length=200_000)]
+ProbePath = Annotated[str, AfterValidator(syntax.probe_path), WithJsonSchema(syntax.PROBE_PATH_SCHEMA)]
+ProbeHost = Annotated[str, AfterValidator(syntax.probe_host), WithJsonSchema(syntax.PROBE_HOST_SCHEMA)]
+Statuses = Annotated[str, AfterValidator(syntax.statuses), WithJsonSchema(syntax.STATUSES_SCHEMA)]
 Conditions = dict[str, list[str]]
 
 
@@ -130,9 +133,9 @@ class UpstreamFields(Part):
     """Its private key, in PEM without a passphrase. Secret: shown as a stand-in."""
     probe: Literal["none", "http", "tcp"] = "none"
     """Ask each target whether it is well, once per node: with a GET, or by connecting."""
-    probe_path: Annotated[str, AfterValidator(syntax.probe_path)] = "/"
+    probe_path: ProbePath = "/"
     """What to GET, query string and all (http)."""
-    probe_host: Annotated[str, AfterValidator(syntax.probe_host)] = ""
+    probe_host: ProbeHost = ""
     """Host to ask for (http). Empty: the target's."""
     probe_interval_ms: int = Field(5_000, ge=100, le=3_600_000)
     """From one probe to the next."""
@@ -142,7 +145,7 @@ class UpstreamFields(Part):
     """Good probes in a row until a target that is down is up again."""
     probe_unhealthy_after: int = Field(3, ge=1, le=1_000)
     """Bad probes in a row until a target is down."""
-    probe_statuses: Annotated[str, AfterValidator(syntax.statuses)] = Field("200-399", max_length=100)
+    probe_statuses: Statuses = Field("200-399", max_length=100)
     """Statuses that are good, such as `200-299,401` (http)."""
     probe_body: str = Field("", max_length=200)
     """A text the first 64 KiB of the body must hold (http). Empty: any body."""

@@ -19,7 +19,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection, transaction
 
-from keys.nudge import nudge
+from keys.nudge import CONFIG_CHANNEL, nudge
 from keys.trail import Author, name_of
 from routes import masking, selectors, trail
 from routes.catalogue import registry
@@ -31,7 +31,6 @@ from routes.problems import CompileError, Problem
 from routes.restore import identified, restore
 
 #: Workers listen here; the payload is the number of the version that went live.
-CONFIG_CHANNEL = "hg:config"
 _LOCK = 0x48_47_43_46  # any number nobody else uses with pg_advisory_lock in this database
 
 

@@ -40,6 +40,15 @@ ROUTE_HOST_SCHEMA: dict[str, Any] = {
         {"pattern": r"^\[[0-9A-Fa-f:.]{2,45}\]$"},
     ],
 }
+STATUSES_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "maxLength": 100,
+    "pattern": r"^ *[1-5][0-9]{2} *(- *[1-5][0-9]{2})? *(, *[1-5][0-9]{2} *(- *[1-5][0-9]{2})? *)*$",
+}
+PROBE_PATH_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 1000, "pattern": r"^/[!-\"$-~]*$"}
+PROBE_HOST_SCHEMA: dict[str, Any] = {
+    "type": "string", "maxLength": 259, "pattern": rf"^({_HOST_PATTERN}(:[1-9][0-9]{{0,3}})?)?$",
+}  # fmt: skip
 METHOD_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$"}
 PATH_SCHEMA: dict[str, Any] = {
     "type": "string",
@@ -155,8 +164,10 @@ def status_ranges(text: str) -> tuple[tuple[int, int], ...]:
     found = []
     for part in text.replace(" ", "").split(","):
         ends = re.fullmatch(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?", part)
-        if not ends or int(ends[1]) > int(ends[2] or ends[1]):
+        if not ends:
             raise ValueError(f"'{part}': write statuses as 200 or 200-399, separated by commas.")
+        if int(ends[1]) > int(ends[2] or ends[1]):
+            raise ValueError(f"'{part}': the lower status stands first.")
         found.append((int(ends[1]), int(ends[2] or ends[1])))
     return tuple(found)
 

@@ -149,12 +149,16 @@ def _upstream(edit: Edit, whole: RouteWhole, at: Path) -> dict[str, Any] | None:
 
 def _read_url(url: str) -> tuple[str, str, int]:
     """Protocol, host, port. Raises ValueError."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # Python's words for it are not for people
+        raise ValueError(f"'{url}' is not a URL such as http://host:port.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is not a URL such as http://host:port.")
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("A target is scheme, host and port only. To change the path, use `path_rewrite`.")
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
 def _settings(edit: Edit, whole: RouteWhole, at: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:

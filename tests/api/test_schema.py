@@ -41,6 +41,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
     412: [""],  # an ETag made up
     422: [
         "There is no (plugin|plugin setting|consumer|upstream|route|authentication) '",  # as 409: beside other faults
+        "The name '.*' is taken",  # by another of the same body
         "There is no such (consumer|user)",
         "A consumer of this name exists",
         "The route leads nowhere|Matches the same requests as",  # a whole configuration in the body
@@ -51,6 +52,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "is not a host name|is not a URL|Invalid IPv6 URL",  # whether a URL's authority is one
         "the path of a unix socket has at most",  # bytes, where JSON Schema counts characters
         "uses the same parameter name twice|is there twice",
+        "the lower status stands first|At most is less than at first",  # compare two numbers
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",

@@ -9,6 +9,7 @@ from django.utils import timezone
 from redis import Redis
 
 from gateway.proxy.snapshot import Snapshot
+from keys.nudge import CONFIG_CHANNEL
 from routes import selectors, services
 from routes.compile import compile as compile_document
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Target, Upstream
@@ -213,7 +214,7 @@ def test_concurrent_changes_leave_one_live_version_and_no_gaps():
 def test_workers_are_nudged_after_the_commit(environment):
     client = Redis.from_url(django_settings.REDIS_URL)
     with client.pubsub(ignore_subscribe_messages=True) as channel:
-        channel.subscribe(services.CONFIG_CHANNEL)
+        channel.subscribe(CONFIG_CHANNEL)
         channel.get_message(timeout=5)
         with services.change(**WHO):
             Upstream.objects.create(name="users")
