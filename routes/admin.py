@@ -114,7 +114,10 @@ class UpstreamAdmin(ConfigAdmin):
                 )
             },
         ),
-        ("TLS to the targets", {"fields": (("tls_verify", "tls_server_name"),)}),
+        (
+            "TLS to the targets",
+            {"fields": (("tls_verify", "tls_server_name"), "tls_ca", ("tls_client_certificate", "tls_client_key"))},
+        ),
         (
             "Health: probes",
             {
@@ -138,6 +141,14 @@ class UpstreamAdmin(ConfigAdmin):
         counts = {"targets_all": Count("targets", distinct=True), "targets_on": enabled}
         rows: QuerySet[Upstream] = super().get_queryset(request)
         return rows.annotate(**counts, routes_all=Count("branches", distinct=True))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Who may only look sees no secrets; the form has stand-ins of its own."""
+        upstream = super().get_object(request, object_id, from_field)
+        if upstream is not None and not self.has_change_permission(request, upstream):
+            for name in masking.UPSTREAM_SECRETS:
+                setattr(upstream, name, getattr(upstream, name) and masking.MASK)
+        return upstream
 
     @action(description="Dashboard", icon="monitoring", permissions=["view"])
     def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.plugins.registry import ConfigProblems, Registry
+from gateway.proxy import certificates
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import (
     EjectPolicy,
@@ -19,6 +20,7 @@ from gateway.proxy.snapshot import (
     Scope,
     Snapshot,
     TargetSpec,
+    TlsSpec,
     UpstreamSpec,
     WeightedUpstream,
 )
@@ -27,7 +29,7 @@ from routes.problems import CompileError, Path, Problem, Row, pointer
 from routes.reading import Reading, read
 from routes.syntax import status_ranges
 
-__all__ = ["CompileError", "Problem", "compile", "config_problems"]
+__all__ = ["CompileError", "Problem", "compile", "config_problems", "tls_problems"]
 
 
 def compile(  # noqa: A001 - the word of the design
@@ -77,6 +79,8 @@ def _at(section: str, index: int, row: Row, field: Path, message: str, place: Pa
 
 def _upstreams(reading: Reading) -> Iterator[Problem]:
     for index, entry in reading.upstreams.items():
+        for path, message in tls_problems(entry.tls_ca, entry.tls_client_certificate, entry.tls_client_key):
+            yield _at("upstreams", index, ("upstreams", entry.name), path, message)
         seen: set[str] = set()
         for number, target in enumerate(entry.targets):
             if target.address in seen:
@@ -144,6 +148,16 @@ def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
                 yield _at("plugins", index, row, ("consumer",), message)
 
 
+# --- fields that fit together, or not: also asked for a row by itself -------------------------------------------------
+
+_TLS_FIELDS = {"ca": "tls_ca", "certificate": "tls_client_certificate", "key": "tls_client_key"}
+
+
+def tls_problems(ca: str, certificate: str, key: str) -> list[tuple[Path, str]]:
+    """(path, sentence) for each fault of an upstream's certificates."""
+    return [((_TLS_FIELDS[part],), message) for part, message in certificates.faults(ca, certificate, key)]
+
+
 # --- plugin configs ---------------------------------------------------------------------------------------------------
 
 
@@ -195,8 +209,9 @@ def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
         total_timeout_s=entry.total_timeout_ms / 1000,
         retries=entry.retries,
         max_connections=entry.max_connections,
-        tls_verify=entry.tls_verify,
-        tls_server_name=entry.tls_server_name,
+        tls=TlsSpec(
+            entry.tls_verify, entry.tls_server_name, entry.tls_ca, entry.tls_client_certificate, entry.tls_client_key
+        ),
         targets=tuple(_target_specs(entry.targets)),
         eject=EjectPolicy(
             entry.eject_after, entry.eject_base_ms / 1000, entry.eject_max_ms / 1000, entry.eject_max_percent / 100

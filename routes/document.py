@@ -45,6 +45,7 @@ ServerName = Annotated[str, AfterValidator(syntax.server_name), WithJsonSchema(s
 RouteHost = Annotated[str, AfterValidator(syntax.route_host), WithJsonSchema(syntax.ROUTE_HOST_SCHEMA)]
 PathPattern = Annotated[str, AfterValidator(syntax.path), WithJsonSchema(syntax.PATH_SCHEMA)]
 Method = Annotated[str, AfterValidator(syntax.method), WithJsonSchema(syntax.METHOD_SCHEMA)]
+Pem = Annotated[str, AfterValidator(syntax.lines), Field(max_length=200_000)]
 ProbePath = Annotated[str, AfterValidator(syntax.probe_path), WithJsonSchema(syntax.PROBE_PATH_SCHEMA)]
 ProbeHost = Annotated[str, AfterValidator(syntax.probe_host), WithJsonSchema(syntax.PROBE_HOST_SCHEMA)]
 Statuses = Annotated[str, AfterValidator(syntax.statuses), WithJsonSchema(syntax.STATUSES_SCHEMA)]
@@ -124,6 +125,12 @@ class UpstreamFields(Part):
     """Check the target's certificate (https)."""
     tls_server_name: ServerName = ""
     """Name to ask for and to check (https). Empty: the target's host."""
+    tls_ca: Pem = ""
+    """Certificates to trust instead of the system's, in PEM (https)."""
+    tls_client_certificate: Pem = ""
+    """Our own, for targets that ask for one, in PEM with its chain behind it (https)."""
+    tls_client_key: Pem = ""
+    """Its private key, in PEM without a passphrase. Secret: shown as a stand-in."""
     probe: Literal["none", "http", "tcp"] = "none"
     """Ask each target whether it is well, once per node: with a GET, or by connecting."""
     probe_path: ProbePath = "/"

@@ -114,6 +114,9 @@ class ConfigForm(forms.ModelForm):
                 field.help_text = prose(shape.model_fields[name].description or "")
             if not self.is_main:  # a row of a table has its labels in the table's head, which belong to no field
                 field.widget.attrs.setdefault("aria-label", field.label or name)
+        for name in masking.UPSTREAM_SECRETS:
+            if name in self.fields and self.instance.pk:
+                self.initial[name] = masking.stand_in(getattr(self.instance, name))
         plugin = self.fields.get("name")
         if isinstance(plugin, PluginField) and self.instance.pk and self.instance.name not in catalogue.registry():
             # A setting of a plugin that is gone can still be shown, disabled and deleted.
@@ -131,6 +134,13 @@ class ConfigForm(forms.ModelForm):
         if faults:
             raise forms.ValidationError([f"{dotted(path)}: {said}" for path, said in faults])
         return config
+
+    def clean_tls_client_key(self) -> Any:
+        stored = {"tls_client_key": self.instance.tls_client_key} if self.instance.pk else {}
+        entry, faults = masking.unmask_upstream({"tls_client_key": self.cleaned_data["tls_client_key"]}, stored)
+        if faults:
+            raise forms.ValidationError([said for _, said in faults])
+        return entry["tls_client_key"]
 
     def full_clean(self) -> None:
         super().full_clean()

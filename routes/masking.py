@@ -1,8 +1,9 @@
-"""Secrets in configs of plugins: fields that are pydantic's SecretStr, or whose JSON Schema says `writeOnly`.
+"""Secrets of the configuration: an upstream's client key, and of plugins' configs the fields that are pydantic's
+SecretStr, or whose JSON Schema says `writeOnly`.
 
-Wherever a config is shown, stored in the audit trail or handed out, a stand-in is in the secret's place. It is of the
+Wherever such a row is shown, stored in the audit trail or handed out, a stand-in is in the secret's place. It is of the
 secret's own making (keyed by SECRET_KEY), so one that is sent back is known again wherever its row has moved, and two
-versions show that a secret has changed. It stands for secrets of the same setting only, and only where a secret
+versions show that a secret has changed. It stands for secrets of the same row only, and only where a secret
 belongs: nobody can have one shown by writing its stand-in elsewhere.
 
 Of a plugin that is not installed nobody knows what is secret: every text in its config is.
@@ -26,15 +27,17 @@ from routes.problems import Path, Problem, pointer
 MASK = "••••••••"
 _STAND_IN = re.compile(rf"{MASK}[0-9a-f]{{16}}")
 UNKNOWN = "This stands for a secret that is not stored here. Write the secret itself."
+UPSTREAM_SECRETS = ("tls_client_key",)
 _DEEPEST = 8  # a shape may hold itself
 
 Place = tuple[str, ...]  # names, and "*" for any item of a list or value of a map
 Leaf = Callable[[Any, bool, Path], Any]  # (value, whether it is secret, where)
+Faults = list[tuple[Path, str]]
 
 
 def mask(plugin: str, config: Any) -> Any:
     """A copy with stand-ins, by which `unmask` knows the secrets again."""
-    return _mapped(config, _places(plugin), lambda value, secret, _: _stand_in(value) if secret else value)
+    return _mapped(config, _places(plugin), lambda value, secret, _: stand_in(value) if secret else value)
 
 
 def hidden(plugin: str, config: Any) -> Any:
@@ -48,18 +51,18 @@ def shown(config: PluginConfig) -> dict[str, Any]:
     return values
 
 
-def unmask(plugin: str, config: Any, stored: Any) -> tuple[Any, list[tuple[Path, str]]]:
+def unmask(plugin: str, config: Any, stored: Any) -> tuple[Any, Faults]:
     """A copy with the stored secrets where their stand-ins are; and the places of stand-ins for nothing, with why.
 
     `stored`: what the very setting holds now, of the same plugin; else nothing.
     """
     known: dict[str, Any] = {}
-    faults: list[tuple[Path, str]] = []
+    faults: Faults = []
     places = _places(plugin)
 
     def learn(value: Any, secret: bool, _: Path) -> None:
         if secret:
-            known[_stand_in(value)] = value
+            known[stand_in(value)] = value
 
     def put_back(value: Any, secret: bool, at: Path) -> Any:
         if not is_stand_in(value):
@@ -72,27 +75,61 @@ def unmask(plugin: str, config: Any, stored: Any) -> tuple[Any, list[tuple[Path,
     return _mapped(config, places, put_back), faults
 
 
+def mask_entry(section: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a row as a document has it. Most have no secrets."""
+    if section == "plugins":
+        return {**entry, "config": mask(entry["name"], entry["config"])}
+    if section == "upstreams":
+        return {**entry, **{name: stand_in(entry[name]) for name in UPSTREAM_SECRETS if entry.get(name)}}
+    return dict(entry)
+
+
+def unmask_upstream(entry: Mapping[str, Any], stored: Mapping[str, Any]) -> tuple[dict[str, Any], Faults]:
+    """As `unmask`. `stored`: what the very upstream holds now; else nothing."""
+    full, faults = dict(entry), Faults()
+    for name in UPSTREAM_SECRETS:
+        if is_stand_in(value := entry.get(name)):
+            if value == stand_in(stored.get(name, "")):
+                full[name] = stored[name]
+            else:
+                faults.append(((name,), UNKNOWN))
+    return full, faults
+
+
 def mask_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    plugins = [{**entry, "config": mask(entry["name"], entry["config"])} for entry in document.get("plugins", ())]
-    return {**document, "plugins": plugins} if "plugins" in document else dict(document)
+    sections = [section for section in ("upstreams", "plugins") if section in document]
+    return {**document, **{section: [mask_entry(section, row) for row in document[section]] for section in sections}}
 
 
 def unmask_document(document: Any, stored: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
     """A document from outside; what is not sound in it is passed on as it is."""
-    if not isinstance(document, Mapping) or not isinstance(document.get("plugins"), list):
+    if not isinstance(document, Mapping):
         return document, []
-    configs = {_key(entry): entry["config"] for entry in stored["plugins"]}
-    entries: list[Any] = []
-    problems: list[Problem] = []
-    for index, entry in enumerate(document["plugins"]):
-        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and "config" in entry:
-            config, faults = unmask(entry["name"], entry["config"], configs.get(_key(entry), {}))
-            entry = {**entry, "config": config}
+    full, problems = dict(document), list[Problem]()
+    for section, unmasked in (("upstreams", _unmasked_upstream), ("plugins", _unmasked_setting)):
+        if not isinstance(entries := document.get(section), list):
+            continue
+        known = {_key(section, entry): entry for entry in stored.get(section, ())}
+        full[section] = [*entries]
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+                continue
+            key = _key(section, entry)
+            full[section][index], faults = unmasked(entry, known.get(key))
             for path, message in faults:
-                place = pointer(("plugins", index, "config", *path))
-                problems.append(Problem(("plugins", _key(entry)), ("config", *path), message, place))
-        entries.append(entry)
-    return {**document, "plugins": entries}, problems
+                problems.append(Problem((section, key), path, message, pointer((section, index, *path))))
+    return full, problems
+
+
+def _unmasked_upstream(entry: Mapping[str, Any], stored: Mapping[str, Any] | None) -> tuple[dict[str, Any], Faults]:
+    return unmask_upstream(entry, stored or {})
+
+
+def _unmasked_setting(entry: Mapping[str, Any], stored: Mapping[str, Any] | None) -> tuple[dict[str, Any], Faults]:
+    if "config" not in entry:
+        return dict(entry), []
+    config, faults = unmask(entry["name"], entry["config"], stored["config"] if stored else {})
+    return {**entry, "config": config}, [(("config", *path), message) for path, message in faults]
 
 
 def is_stand_in(value: Any) -> bool:
@@ -103,11 +140,16 @@ def _hide(value: Any, secret: bool, _: Path) -> Any:
     return MASK if secret else value
 
 
-def _stand_in(secret: Any) -> str:
+def stand_in(secret: Any) -> str:
+    """Nothing for an empty text."""
+    if secret == "":
+        return ""
     return f"{MASK}{salted_hmac('routes.masking', json.dumps(secret, sort_keys=True)).hexdigest()[:16]}"
 
 
-def _key(entry: Mapping[str, Any]) -> str:
+def _key(section: str, entry: Mapping[str, Any]) -> str:
+    if section == "upstreams":
+        return str(entry["name"])
     return setting_key(*(str(entry.get(name) or "") for name in ("name", "route", "upstream", "consumer")))
 
 

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Q
 
 from routes import catalogue, document
-from routes.compile import config_problems
+from routes.compile import config_problems, tls_problems
 from routes.document import PluginFields, RouteFields, RouteUpstreamEntry, TargetFields, UpstreamFields
 from routes.problems import Row
 from routes.reading import address
@@ -44,6 +44,9 @@ class Upstream(ConfigRow):
     max_connections = models.IntegerField(default=default(UpstreamFields, "max_connections"))
     tls_verify = models.BooleanField("TLS: verify", default=True)
     tls_server_name = models.CharField("TLS: server name", max_length=253, blank=True, default="")
+    tls_ca = models.TextField("TLS: authorities", blank=True, default="")
+    tls_client_certificate = models.TextField("TLS: client certificate", blank=True, default="")
+    tls_client_key = models.TextField("TLS: client key", blank=True, default="")
     probe = models.CharField("probes", max_length=10, choices=Probe, default=Probe.NONE)
     probe_path = models.CharField(max_length=1000, default=default(UpstreamFields, "probe_path"))
     probe_host = models.CharField(max_length=260, blank=True, default="")
@@ -75,6 +78,11 @@ class Upstream(ConfigRow):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        super().clean()
+        if faults := tls_problems(self.tls_ca, self.tls_client_certificate, self.tls_client_key):
+            raise field_errors(faults)
 
     @property
     def row(self) -> Row:

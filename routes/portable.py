@@ -56,6 +56,14 @@ class _Dumper(yaml.CSafeDumper):
         return True
 
 
+def _text(dumper: Any, text: str) -> Any:
+    """A certificate stays readable."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 class _Loader(yaml.CSafeLoader):
     """Dates stay text, as in JSON; a key that is there twice is an error, not the last one."""
 

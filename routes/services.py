@@ -163,7 +163,8 @@ def replace(document: object, *, author: Author, source: str, comment: str = "",
         before = selectors.working_document()
         document, unknown = masking.unmask_document(document, before)
         wanted, problems = identified(document, before)
-        if problems := [*problems_of(wanted), *problems, *unknown]:
+        told = {problem.pointer for problem in unknown}
+        if problems := [*(one for one in problems_of(wanted) if one.pointer not in told), *problems, *unknown]:
             raise CompileError(problems)
         if dry_run:
             return Imported(None, difference(before, wanted))

@@ -133,6 +133,11 @@ def server_name(text: str) -> str:
     return host_name(text) if text else ""
 
 
+def lines(text: str) -> str:
+    """Of a text from a file or a browser: line ends as in Unix, nothing around it."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
 def probe_path(text: str) -> str:
     if not re.fullmatch(r"/[\x21-\x7e]*", text) or len(text) > 1000 or "#" in text:
         raise ValueError(f"'{text}': a path starts with '/' and has at most 1000 characters, all else percent-encoded.")

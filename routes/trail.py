@@ -102,9 +102,7 @@ def _naming(key: Key, row: Mapping[str, Any]) -> dict[str, str]:
 
 def _told(key: Key, row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """As the trail may keep it: without secrets."""
-    if row is None or key[0] != "plugins":
-        return None if row is None else dict(row)
-    return {**row, "config": masking.mask(row["name"], row["config"])}
+    return None if row is None else masking.mask_entry(key[0], row)
 
 
 def _called(key: Key, row: Mapping[str, Any]) -> str:

@@ -9,12 +9,11 @@ One timer sweeps all deadlines; it runs when the earliest may have passed, not o
 from __future__ import annotations
 
 import asyncio
-import functools
-import ssl
 from collections import deque
 from dataclasses import dataclass
 from math import inf
 
+from .certificates import tls_context
 from .connection import Connection
 from .errors import ConnectFailed, UpstreamBusy, UpstreamError, UpstreamTimeout
 from .snapshot import TargetSpec, UpstreamSpec
@@ -153,8 +152,8 @@ class Pool:
     async def _connect(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
         host, tls, name = self.target.host, None, None
         if self.upstream.protocol == "https":
-            tls = tls_context(self.upstream.tls_verify)
-            name = self.upstream.tls_server_name or ("localhost" if host.startswith("unix:") else host)
+            tls = tls_context(self.upstream.tls)
+            name = self.upstream.tls.server_name or ("localhost" if host.startswith("unix:") else host)
         if host.startswith("unix:"):
             await loop.create_unix_connection(lambda: connection, host[5:], ssl=tls, server_hostname=name)
         else:
@@ -224,17 +223,6 @@ class Pool:
         earliest_s = min((connection.deadline_s for connection in self._connections), default=inf)
         if earliest_s < inf:
             self.watch(max(earliest_s, now_s + SWEEP_S))
-
-
-@functools.cache
-def tls_context(verify: bool) -> ssl.SSLContext:
-    """Made once: loading the system's authorities takes 20 ms."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _unsent(error: UpstreamError) -> UpstreamError:

@@ -52,7 +52,7 @@ class Prober:
             self._loops.pop(key)[1].cancel()
             self.probes.pop(key, None)
         for key, (upstream, target) in wanted.items():
-            manner = (upstream.probe, upstream.protocol, upstream.tls_verify, upstream.tls_server_name)
+            manner = (upstream.probe, upstream.protocol, upstream.tls)
             known, loop = self._loops.get(key, (None, None))
             if known == manner:
                 continue

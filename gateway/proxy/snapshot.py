@@ -58,6 +58,17 @@ class ProbePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSpec:
+    """For `https`. PEM texts; what is empty is not there."""
+
+    verify: bool = True
+    server_name: str = ""  # to ask for and to check; empty: the target's host
+    ca: str = ""  # whom to trust instead of the system's authorities
+    certificate: str = ""  # our own, its chain behind it
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSpec:
     id: int
     name: str
@@ -69,9 +80,8 @@ class UpstreamSpec:
     total_timeout_s: float  # 0: no limit
     retries: int  # further attempts after a failure that was safe to retry
     max_connections: int  # per target and worker
-    tls_verify: bool
-    tls_server_name: str  # empty: the target's host
     targets: tuple[TargetSpec, ...]
+    tls: TlsSpec = TlsSpec()
     eject: EjectPolicy = EjectPolicy()
     probe: ProbePolicy | None = None
 

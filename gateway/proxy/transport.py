@@ -122,8 +122,7 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
     return (
         target.address,
         upstream.protocol,
-        upstream.tls_verify,
-        upstream.tls_server_name,
+        upstream.tls,
         upstream.max_connections,
         Timeouts.of(upstream),
     )

@@ -17,7 +17,7 @@ from keys.models import Consumer
 from routes import masking
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
 from routes.catalogue import registry
-from routes.compile import config_problems
+from routes.compile import config_problems, tls_problems
 from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 from routes.problems import Path
@@ -136,11 +136,13 @@ class Upstreams(Resource[Upstream]):
         return Upstream.objects.prefetch_related("targets")
 
     def represent(self, row: Upstream) -> dict[str, Any]:
-        shown = _shown(row, UpstreamFields)
+        shown = masking.mask_entry("upstreams", _shown(row, UpstreamFields))
         targets = sorted(row.targets.all(), key=lambda target: (target.host, target.port))
         return {**shown, "targets": [show_target(target) for target in targets], **_times(row)}
 
     def faults(self, entry: UpstreamWrite, row: Upstream | None) -> Found:
+        full, faults = self._full(entry, row)
+        yield from faults or tls_problems(full.tls_ca, full.tls_client_certificate, full.tls_client_key)
         seen: set[tuple[str, int]] = set()
         for index, target in enumerate(entry.targets):
             if (target.host, target.port) in seen:
@@ -154,7 +156,7 @@ class Upstreams(Resource[Upstream]):
         if row is not None:
             names.upstreams = {name: pk for name, pk in names.upstreams.items() if pk != row.pk}
         known = {(target.host, target.port): target for target in row.targets.all()} if row else {}
-        row = _filled(row or Upstream(), entry, UpstreamFields)
+        row = _filled(row or Upstream(), self._full(entry, row)[0], UpstreamFields)
         names.upstreams[row.name] = row.pk
         new = []
         for wanted in entry.targets:
@@ -167,6 +169,13 @@ class Upstreams(Resource[Upstream]):
         if known:
             Target.objects.filter(pk__in=[target.pk for target in known.values()]).delete()
         return row
+
+    def _full(self, entry: UpstreamWrite, row: Upstream | None) -> tuple[UpstreamWrite, masking.Faults]:
+        """With the secrets that stand-ins stand for."""
+        given = {name: getattr(entry, name) for name in masking.UPSTREAM_SECRETS}
+        stored = {name: getattr(row, name) for name in masking.UPSTREAM_SECRETS} if row else {}
+        full, faults = masking.unmask_upstream(given, stored)
+        return entry.model_copy(update=full), faults
 
     def blocked(self, row: Upstream) -> str:
         routes = list(RouteUpstream.objects.filter(upstream=row).values_list("route__name", flat=True)[:5])

@@ -23,7 +23,7 @@ URL = "http://localhost:8080"
 def upstream(name: str, *weights: int) -> UpstreamSpec:
     return UpstreamSpec(
         id=1, name=name, protocol="http", balancing="round-robin", connect_timeout_s=1, first_byte_timeout_s=1,
-        idle_timeout_s=1, total_timeout_s=0, retries=1, max_connections=10, tls_verify=True, tls_server_name="",
+        idle_timeout_s=1, total_timeout_s=0, retries=1, max_connections=10,
         targets=tuple(TargetSpec(n, f"t{n}", 80, weight) for n, weight in enumerate(weights)),
     )  # fmt: skip
 

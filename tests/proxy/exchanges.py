@@ -12,7 +12,7 @@ from gateway.proxy.snapshot import RouteSpec, TargetSpec, UpstreamSpec
 
 ORDERS = UpstreamSpec(
     id=7, name="orders", protocol="http", balancing="round-robin", connect_timeout_s=1, first_byte_timeout_s=1,
-    idle_timeout_s=1, total_timeout_s=0, retries=1, max_connections=10, tls_verify=True, tls_server_name="",
+    idle_timeout_s=1, total_timeout_s=0, retries=1, max_connections=10,
     targets=(TargetSpec(1, "127.0.0.1", 9000, 1),),
 )  # fmt: skip
 ANN = Consumer(id=5, username="ann")

@@ -32,7 +32,7 @@ def upstream(name: str, *targets: TargetSpec, **changes: Any) -> UpstreamSpec:
     fields: dict[str, Any] = {
         "id": 1, "name": name, "protocol": "http", "balancing": "round-robin", "connect_timeout_s": 1.0,
         "first_byte_timeout_s": 2.0, "idle_timeout_s": 2.0, "total_timeout_s": 0.0, "retries": 1, "max_connections": 50,
-        "tls_verify": True, "tls_server_name": "", "targets": targets,
+        "targets": targets,
     }  # fmt: skip
     return UpstreamSpec(**(fields | changes))
 

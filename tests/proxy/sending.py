@@ -18,7 +18,7 @@ def specs(host: str = "127.0.0.1", port: int = 0, **changes: object) -> tuple[Ta
     fields: dict[str, object] = {
         "id": 1, "name": "u", "protocol": "http", "balancing": "round-robin", "connect_timeout_s": 5.0,
         "first_byte_timeout_s": 5.0, "idle_timeout_s": 5.0, "total_timeout_s": 0.0, "retries": 0,
-        "max_connections": 64, "tls_verify": True, "tls_server_name": "", "targets": (target,),
+        "max_connections": 64, "targets": (target,),
     }  # fmt: skip
     return target, UpstreamSpec(**{**fields, **changes})  # type: ignore[arg-type]
 

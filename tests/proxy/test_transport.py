@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import uvloop
 
-from gateway.proxy import pool as pools
 from gateway.proxy.errors import BadRequest, ConnectFailed, GatewayError, UpstreamBroke
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 from tests.proxy.sending import Body, counters, fetch, post, read, request, specs, transport_to
@@ -387,65 +383,6 @@ async def test_an_unread_answer_is_not_taken_from_the_upstream() -> None:
 
 
 # --- where to
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for upstream.test and 127.0.0.1; key and certificate in one directory."""
-    folder = tmp_path_factory.mktemp("tls")
-    names = "subjectAltName=DNS:upstream.test,IP:127.0.0.1"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=upstream.test", "-addext", names, "-keyout", folder / "key", "-out", folder / "crt"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture
-def tls(authority: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
-    """The server's context; its certificate is trusted as the system's authorities are."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority / "crt"))
-    pools.tls_context.cache_clear()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority / "crt", authority / "key")
-    yield context
-    pools.tls_context.cache_clear()
-
-
-@pytest.mark.parametrize("changes", [{}, {"tls_server_name": "upstream.test"}, {"tls_verify": False}])
-async def test_tls(tls: ssl.SSLContext, changes: dict[str, object]) -> None:
-    async with (
-        serving(answering(OK), tls=tls) as upstream,
-        transport_to(upstream, protocol="https", **changes) as transport,
-    ):
-        for _ in range(3):
-            assert await fetch(transport) == (200, b"ok")
-        assert await fetch(transport, post(b"", method="PUT")) == (200, b"ok")
-        assert upstream.connections == 1
-
-
-async def test_tls_name_that_does_not_match_is_no_connection(tls: ssl.SSLContext) -> None:
-    async with (
-        serving(answering(OK), tls=tls) as upstream,
-        transport_to(upstream, protocol="https", tls_server_name="other.test") as transport,
-    ):
-        with pytest.raises(ConnectFailed) as caught:
-            await fetch(transport)
-        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
-        assert counters(transport) == (0, 0, 0, 0)
-
-
-async def test_unknown_authority_is_refused_unless_verification_is_off(authority: Path) -> None:
-    pools.tls_context.cache_clear()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority / "crt", authority / "key")
-    async with serving(answering(OK), tls=context) as upstream:
-        async with transport_to(upstream, protocol="https") as transport:
-            with pytest.raises(ConnectFailed):
-                await fetch(transport)
-        async with transport_to(upstream, protocol="https", tls_verify=False) as transport:
-            assert await fetch(transport) == (200, b"ok")
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
