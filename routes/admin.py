@@ -105,12 +105,13 @@ class UpstreamAdmin(ConfigAdmin):
     fieldsets = (
         (None, {"fields": ("name", ("protocol", "balancing"), "tags")}),
         (
-            "Timeouts and limits",
+            "Timeouts, limits and transport",
             {
                 "fields": (
                     ("connect_timeout_ms", "first_byte_timeout_ms"),
                     ("idle_timeout_ms", "total_timeout_ms"),
                     ("retries", "max_connections"),
+                    ("transport", "http2"),
                 )
             },
         ),

@@ -212,6 +212,8 @@ def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
         tls=TlsSpec(
             entry.tls_verify, entry.tls_server_name, entry.tls_ca, entry.tls_client_certificate, entry.tls_client_key
         ),
+        transport=entry.transport,
+        http2=entry.http2,
         targets=tuple(_target_specs(entry.targets)),
         eject=EjectPolicy(
             entry.eject_after, entry.eject_base_ms / 1000, entry.eject_max_ms / 1000, entry.eject_max_percent / 100

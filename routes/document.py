@@ -120,7 +120,11 @@ class UpstreamFields(Part):
     retries: int = Field(1, ge=0, le=10)
     """Further attempts after a failure that was safe to repeat."""
     max_connections: int = Field(256, ge=1, le=65_535)
-    """Open at once, per target and worker."""
+    """Open at once, per target and worker; with http2, requests under way."""
+    transport: Literal["native", "httpx"] = "native"
+    """Who speaks to the targets: our own HTTP/1.1, or httpx, which is slower and knows HTTP/2."""
+    http2: bool = False
+    """Offer HTTP/2 (https); without TLS, speak nothing else (http). Needs the transport httpx."""
     tls_verify: bool = True
     """Check the target's certificate (https)."""
     tls_server_name: ServerName = ""
@@ -159,6 +163,13 @@ class UpstreamFields(Part):
     """Most of the targets to leave out at once. One may always be, but never the last."""
     tags: Tags = []
     """For finding things; no effect on traffic."""
+
+    @field_validator("http2")
+    @classmethod
+    def _spoken(cls, http2: bool, info: ValidationInfo) -> bool:
+        if http2 and info.data.get("transport") == "native":
+            raise ValueError("The native transport speaks HTTP/1.1 only. Choose the transport httpx.")
+        return http2
 
     @field_validator("eject_max_ms")
     @classmethod

@@ -28,6 +28,10 @@ class Upstream(ConfigRow):
         ROUND_ROBIN = "round-robin", "Round robin"
         LEAST_CONNECTIONS = "least-connections", "Least connections"
 
+    class Transport(models.TextChoices):
+        NATIVE = "native", "Native: HTTP/1.1"
+        HTTPX = "httpx", "httpx: HTTP/1.1, HTTP/2"
+
     class Probe(models.TextChoices):
         NONE = "none", "None"
         HTTP = "http", "HTTP: a GET"
@@ -42,6 +46,8 @@ class Upstream(ConfigRow):
     total_timeout_ms = models.IntegerField(default=default(UpstreamFields, "total_timeout_ms"))
     retries = models.IntegerField(default=default(UpstreamFields, "retries"))
     max_connections = models.IntegerField(default=default(UpstreamFields, "max_connections"))
+    transport = models.CharField(max_length=10, choices=Transport, default=Transport.NATIVE)
+    http2 = models.BooleanField("HTTP/2", default=False)
     tls_verify = models.BooleanField("TLS: verify", default=True)
     tls_server_name = models.CharField("TLS: server name", max_length=253, blank=True, default="")
     tls_ca = models.TextField("TLS: authorities", blank=True, default="")
@@ -73,6 +79,7 @@ class Upstream(ConfigRow):
             models.CheckConstraint(
                 condition=Q(balancing__in=["round-robin", "least-connections"]), name="upstream_balancing_known"
             ),
+            models.CheckConstraint(condition=Q(transport__in=["native", "httpx"]), name="upstream_transport_known"),
             models.CheckConstraint(condition=Q(probe__in=["none", "http", "tcp"]), name="upstream_probe_known"),
         ]
 

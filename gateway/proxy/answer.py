@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from math import inf
 from typing import Protocol
 
@@ -25,6 +26,14 @@ class Source(Protocol):
     def fail(self, error: UpstreamError) -> None: ...
     def resume_reading(self) -> None: ...
     async def write(self, data: bytes) -> None: ...
+
+
+class AnswerStream(Protocol):
+    """The body of an answer, whichever transport it comes by. Always to be closed."""
+
+    def whole(self) -> bytes | None: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def aclose(self) -> None: ...
 
 
 class UpstreamAnswer:

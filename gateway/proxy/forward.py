@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from gateway.proxy import headers as fields
-from gateway.proxy.answer import UpstreamAnswer
+from gateway.proxy.answer import AnswerStream
 from gateway.proxy.balancer import Balancer, TargetState
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
@@ -80,8 +80,7 @@ class Forwarder:
             raise
         exchange.upstream_head_s = perf_counter()
         state.answered(response.status_code, exchange.upstream_head_s - exchange.sent_s)
-        stream = response.stream
-        assert isinstance(stream, UpstreamAnswer)
+        stream: AnswerStream = response.stream  # type: ignore[assignment]
         whole = stream.whole()
         if whole is None:
             exchange.release = Lease(stream, state).close
@@ -115,8 +114,8 @@ class Lease:
 
     __slots__ = ("state", "stream")
 
-    def __init__(self, stream: UpstreamAnswer, state: TargetState) -> None:
-        self.stream: UpstreamAnswer | None = stream
+    def __init__(self, stream: AnswerStream, state: TargetState) -> None:
+        self.stream: AnswerStream | None = stream
         self.state = state
 
     async def close(self) -> None:

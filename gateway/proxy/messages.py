@@ -10,9 +10,24 @@ from typing import Any
 
 import httpx
 
+from .errors import BadRequest
 from .headers import Pairs
 
 _BASE = httpx.URL("http://upstream")  # never used for addressing: the target's transport knows where it leads
+
+#: RFC 9110 §9.2.2.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+class _NoBody(httpx.AsyncByteStream):
+    def __aiter__(self) -> _NoBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+NO_BODY = _NoBody()
 
 
 class PairHeaders(httpx.Headers):
@@ -59,3 +74,21 @@ class UpstreamResponse(httpx.Response):
             raise AttributeError(name)
         self.history: list[httpx.Response] = []
         return self.history
+
+
+def body_of(stream: object, pairs: Pairs) -> tuple[httpx.AsyncByteStream | None, int | None]:
+    """The body to send and its length (None: in chunks)."""
+    length, chunked = None, False
+    for name, value in pairs:
+        name = name.lower()
+        if name == b"content-length":
+            if length is not None or not value.isdigit():
+                raise BadRequest("The request has a wrong or a second Content-Length.")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = True
+    if chunked and length is not None:
+        raise BadRequest("The request has both Content-Length and Transfer-Encoding.")
+    if not length and not chunked:
+        return None, 0
+    return stream, length  # type: ignore[return-value]

@@ -19,7 +19,7 @@ from gateway.proxy.errors import GatewayError, UpstreamTimeout
 from gateway.proxy.health import Probed, probed
 from gateway.proxy.sightings import Key
 from gateway.proxy.snapshot import ProbePolicy, TargetSpec, UpstreamSpec
-from gateway.proxy.transport import NO_BODY, TargetTransport, Timeouts
+from gateway.proxy.transport import NO_BODY, Timeouts, transport_to
 
 BODY_MAX_BYTES = 64 * 1024
 #: First probes are spread over at most so long: not all targets at the same moment.
@@ -52,7 +52,7 @@ class Prober:
             self._loops.pop(key)[1].cancel()
             self.probes.pop(key, None)
         for key, (upstream, target) in wanted.items():
-            manner = (upstream.probe, upstream.protocol, upstream.tls)
+            manner = (upstream.probe, upstream.protocol, upstream.tls, upstream.transport, upstream.http2)
             known, loop = self._loops.get(key, (None, None))
             if known == manner:
                 continue
@@ -114,7 +114,7 @@ async def _connects(target: TargetSpec) -> str:
 
 async def _answers(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy) -> str:
     limit_s = policy.timeout_s
-    transport = TargetTransport(target, upstream, timeouts=Timeouts(limit_s, limit_s, limit_s, 0.0, limit_s))
+    transport = transport_to(target, upstream, Timeouts(limit_s, limit_s, limit_s, 0.0, limit_s))
     host = policy.host.encode("ascii") or target.authority
     fields = [(b"host", host), (b"user-agent", b"hydragate-probe"), (b"accept", b"*/*"), (b"connection", b"close")]
     extensions = {"target": policy.path.encode("ascii")}

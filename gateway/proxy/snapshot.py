@@ -82,6 +82,8 @@ class UpstreamSpec:
     max_connections: int  # per target and worker
     targets: tuple[TargetSpec, ...]
     tls: TlsSpec = TlsSpec()
+    transport: Literal["native", "httpx"] = "native"
+    http2: bool = False  # with httpx: offered over TLS, taken for granted without
     eject: EjectPolicy = EjectPolicy()
     probe: ProbePolicy | None = None
 

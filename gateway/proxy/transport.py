@@ -1,5 +1,7 @@
 """Sends requests to upstreams: a pool of HTTP/1.1 connections per target behind httpx's transport interface.
 
+This is the one that upstreams have if they do not ask for another (`stock.py`). All are held to the same contract:
+
 Request    target: raw bytes in `extensions["target"]`; fields as they are in `headers.raw` (Host, lengths and all);
            `extensions["deadline_s"]` (loop time) where several attempts share the total time limit;
            body: `stream`, by `content-length`, else by `transfer-encoding: chunked`; NO_BODY or neither field: none.
@@ -22,27 +24,15 @@ import httpx
 
 from .answer import Tunnel, UpstreamAnswer
 from .connection import Connection
-from .errors import BadRequest, GatewayError, UpstreamBroke, UpstreamError
+from .errors import GatewayError, UpstreamBroke, UpstreamError
 from .headers import Pairs
-from .messages import UpstreamResponse
+from .messages import IDEMPOTENT, NO_BODY, UpstreamResponse, body_of
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Pool, Timeouts
 from .snapshot import TargetSpec, UpstreamSpec
+from .stock import StockTransport
 
-__all__ = ["NO_BODY", "TargetTransport", "Timeouts", "Transports", "transport_key"]
+__all__ = ["NO_BODY", "TargetTransport", "Timeouts", "Transport", "Transports", "transport_key", "transport_to"]
 
-#: RFC 9110 §9.2.2.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-
-
-class _NoBody(httpx.AsyncByteStream):
-    def __aiter__(self) -> _NoBody:
-        return self
-
-    async def __anext__(self) -> bytes:
-        raise StopAsyncIteration
-
-
-NO_BODY = _NoBody()
 _END = (b"", b"")  # what is joined behind the last field
 
 
@@ -90,31 +80,45 @@ class TargetTransport(httpx.AsyncBaseTransport):
             raise
         return response_of(answer, connection)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Closes idle connections; those in use are closed when done."""
         self.pool.close()
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+Transport = TargetTransport | StockTransport
+
+
+def transport_to(target: TargetSpec, upstream: UpstreamSpec, timeouts: Timeouts | None = None) -> Transport:
+    """The one the upstream asks for."""
+    kind = StockTransport if upstream.transport == "httpx" else TargetTransport
+    return kind(target, upstream, timeouts=timeouts)
 
 
 class Transports:
     """All pools of a worker. They outlive configurations: a pool is kept while its key is."""
 
     def __init__(self) -> None:
-        self._transports: dict[Hashable, TargetTransport] = {}
+        self._transports: dict[Hashable, Transport] = {}
 
-    def get(self, upstream: UpstreamSpec, target: TargetSpec) -> TargetTransport:
+    def get(self, upstream: UpstreamSpec, target: TargetSpec) -> Transport:
         key = transport_key(upstream, target)
         transport = self._transports.get(key)
         if transport is None:
-            transport = self._transports[key] = TargetTransport(target, upstream)
+            transport = self._transports[key] = transport_to(target, upstream)
         return transport
 
     def retain(self, keys: Iterable[Hashable]) -> None:
         kept = set(keys)
         for key in self._transports.keys() - kept:
-            self._transports.pop(key).pool.close()
+            self._transports.pop(key).close()
 
     async def aclose(self) -> None:
-        self.retain(())
+        for transport in [*self._transports.values()]:
+            await transport.aclose()
+        self._transports.clear()
 
 
 def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
@@ -123,6 +127,8 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
         target.address,
         upstream.protocol,
         upstream.tls,
+        upstream.transport,
+        upstream.http2,
         upstream.max_connections,
         Timeouts.of(upstream),
     )
@@ -138,24 +144,6 @@ def request_head(method: str, target: bytes, pairs: Pairs) -> bytes:
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b" " in target:
         raise GatewayError("The request for the upstream holds a line break or space where none may be.")
     return head
-
-
-def body_of(stream: object, pairs: Pairs) -> tuple[httpx.AsyncByteStream | None, int | None]:
-    """The body to send and its length (None: in chunks)."""
-    length, chunked = None, False
-    for name, value in pairs:
-        name = name.lower()
-        if name == b"content-length":
-            if length is not None or not value.isdigit():
-                raise BadRequest("The request has a wrong or a second Content-Length.")
-            length = int(value)
-        elif name == b"transfer-encoding":
-            chunked = True
-    if chunked and length is not None:
-        raise BadRequest("The request has both Content-Length and Transfer-Encoding.")
-    if not length and not chunked:
-        return None, 0
-    return stream, length  # type: ignore[return-value]
 
 
 def response_of(answer: _Stream, connection: Connection) -> httpx.Response:

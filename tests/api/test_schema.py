@@ -47,6 +47,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "The route leads nowhere|Matches the same requests as",  # a whole configuration in the body
         "This moment has passed|A time (with its zone|before the year 3000)",
         "is not a regular expression RE2 accepts",
+        "The native transport speaks HTTP/1.1 only",  # compares fields
         "not a certificate in PEM|client certificate needs its private key|private key needs its certificate",
         "is not an IPv6 address",  # in brackets, for which there is no `format`
         "is not a host name|is not a URL|Invalid IPv6 URL",  # whether a URL's authority is one

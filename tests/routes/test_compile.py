@@ -306,3 +306,17 @@ def test_a_config_that_cannot_be_stored_is_refused(value, registry):
 def test_strip_and_rewrite_exclude_each_other(registry):
     found = problems(document([route(paths=["/a/*"], strip_path=True, path_rewrite="/b")]), registry)
     assert found == ['routes["users"].path_rewrite: Strip the path or rewrite it, not both.']
+
+
+def test_a_transport_reaches_the_snapshot(registry):
+    wanted = document(upstreams=[upstream(transport="httpx", http2=True)])
+    spec = compile_document(wanted, registry).upstreams["users"]
+    assert (spec.transport, spec.http2) == ("httpx", True)
+    spec = compile_document(document(), registry).upstreams["users"]
+    assert (spec.transport, spec.http2) == ("native", False)
+
+
+@pytest.mark.parametrize("transport", [{}, {"transport": "native"}])
+def test_http2_needs_a_transport_that_speaks_it(registry, transport):
+    (problem,) = problems(document(upstreams=[upstream(http2=True, **transport)]), registry)
+    assert problem.startswith('upstreams["users"].http2: The native transport speaks HTTP/1.1 only.')

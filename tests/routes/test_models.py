@@ -63,6 +63,7 @@ def test_an_unknown_plugin_is_an_error_at_the_name_unless_disabled():
         lambda: Upstream(name="a b"),
         lambda: Upstream(name="x", protocol="ftp"),
         lambda: Upstream(name="x", balancing="chance"),
+        lambda: Upstream(name="x", transport="pigeon"),
         lambda: Upstream(name="x", retries=-1),
         lambda: Target(upstream=Upstream.objects.create(name="x"), host="a", port=0),
         lambda: Target(upstream=Upstream.objects.create(name="x"), host="unix:/x", port=1),
