@@ -146,6 +146,8 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
                 responses.setdefault(status, {"description": _MEANINGS[status], "content": content})
             if method == "patch":
                 _make_partial(operation, result["components"]["schemas"])
+            if "requestBody" in operation and _wants_fields(operation["requestBody"], result["components"]["schemas"]):
+                operation["requestBody"]["required"] = True
             if method == "get":
                 responses["304"] = {"description": "As it was when the ETag of `If-None-Match` was given."}
             idempotent = operation.pop("x-idempotent", False)
@@ -166,6 +168,16 @@ def _make_partial(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
         partial = {key: value for key, value in whole.items() if key not in ("required", "anyOf")}
         schemas[f"{name}Patch"] = partial | {"title": f"{name}Patch", "properties": fields}
         content["schema"] = {"$ref": f"#/components/schemas/{name}Patch"}
+
+
+def _wants_fields(body: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Whether none of the shapes a body may have is empty: spectacular does not look into `anyOf`."""
+
+    def wants(schema: dict[str, Any]) -> bool:
+        schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        return bool(schema.get("required")) or ("anyOf" in schema and all(map(wants, schema["anyOf"])))
+
+    return all(wants(content["schema"]) for content in body["content"].values())
 
 
 def _statuses(method: str, has_body: bool) -> Iterator[str]:
