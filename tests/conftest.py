@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import uuid
@@ -36,6 +37,9 @@ SERVERS = pytest.StashKey[embedded.Servers]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C and hands that down: what the tests start must hear it all the same.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = {"postgres": not os.environ.get("DATABASE_URL"), "valkey": not os.environ.get("REDIS_URL")}
     if any(wanted.values()):
         config.stash[SERVERS] = servers = embedded.Servers(DATA_DIR, **wanted)
