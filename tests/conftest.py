@@ -19,6 +19,7 @@ from pathlib import Path
 import django
 import psycopg
 import pytest
+import redis
 from psycopg.conninfo import make_conninfo
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
@@ -71,11 +72,19 @@ def database_url() -> Iterator[str]:
     name = f"hg_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(make_conninfo(dbname="postgres", **parts), autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        forget_counters()
         yield make_conninfo(dbname=name, **parts)
         try:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
         except psycopg.errors.InsufficientPrivilege:  # an autovacuum worker is in it; a plain DROP may send that away
             server.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
+
+
+def forget_counters() -> None:
+    """Those of limits. Ids begin anew with each database, so the last gateway's first consumer would count as this one's."""
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for key in client.scan_iter("hg:rl:*"):
+            client.delete(key)
 
 
 @pytest.fixture(scope="module")
