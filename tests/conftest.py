@@ -81,7 +81,7 @@ def database_url() -> Iterator[str]:
 
 
 def forget_counters() -> None:
-    """Those of limits. Ids begin anew with each database, so the last gateway's first consumer would count as this one's."""
+    """Those of limits: ids begin anew with each database, and a gateway before this one had a consumer 1 too."""
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         for key in client.scan_iter("hg:rl:*"):
             client.delete(key)
