@@ -27,6 +27,7 @@ PLUGINS = [
     "gateway.plugins.cors.Cors",
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",
+    "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.acl.Acl",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.request_transformer.RequestTransformer",
