@@ -29,6 +29,7 @@ PLUGINS = [
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.acl.Acl",
+    "gateway.plugins.opa.Opa",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.response_transformer.ResponseTransformer",
