@@ -45,11 +45,14 @@ class OpaConfig(PluginConfig):
     """When there is no decision: refuse with 503, or let everything through."""
 
 
+_NO = "You may not call this."
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     allow: bool
     status: int = 403
-    message: str = "You may not call this."
+    message: str = _NO
     fields: tuple[headers.Pair, ...] = ()
 
 
@@ -140,7 +143,7 @@ def decision_of(reply: Reply) -> Decision:
         raise ValueError("the rule is undefined, or neither true or false nor an object with `allow`")
     status, message, fields = (
         result.get("status", 403),
-        result.get("message", Decision.message),
+        result.get("message", _NO),
         result.get("headers", {}),
     )
     if not isinstance(status, int) or not 400 <= status <= 599 or not isinstance(message, str):

@@ -73,7 +73,8 @@ async def test_headers_of_a_yes_go_upstream(make, exchange_of) -> None:
 
 @pytest.mark.parametrize("said", [
     {}, {"result": None}, {"result": "true"}, {"result": {"allow": "yes"}}, {"result": {"allow": False, "status": 200}},
-    {"result": {"allow": True, "headers": {"X-A": "b\r\nX-C: d"}}}, {"result": {"allow": True, "headers": {"Content-Length": 1}}},
+    {"result": {"allow": True, "headers": {"X-A": "b\r\nX-C: d"}}},
+    {"result": {"allow": True, "headers": {"Content-Length": 1}}},
     [], b"not json", b"[" * 5000,
 ])  # fmt: skip
 async def test_what_is_no_decision_is_neither_yes_nor_no(make, exchange_of, said) -> None:
