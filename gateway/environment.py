@@ -27,6 +27,7 @@ PLUGINS = [
     "gateway.plugins.cors.Cors",
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",
+    "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.acl.Acl",
     "gateway.plugins.opa.Opa",
