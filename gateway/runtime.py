@@ -305,6 +305,7 @@ class Runtime:
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
+            "upstreams_guarded": [*self.forwarder.guards.shown()],
             "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
             if table
             else [],
