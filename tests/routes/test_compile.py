@@ -158,7 +158,7 @@ def test_care_reaches_the_snapshot_and_is_none_where_nothing_is_asked_for(regist
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("breaker_error_percent", 101), ("breaker_slow_percent", 0), ("max_queue", 5), ("retry_statuses", [200]),
+        ("breaker_error_percent", 101), ("breaker_slow_percent", 0), ("max_queue", 5), ("retry_statuses", "x"),
         ("retry_body_bytes", 1 << 30), ("probe", "ping"), ("probe_path", "up"), ("probe_path", "/a b"), ("probe_host", "http://x"),
         ("probe_host", "*.x"), ("probe_host", "x:0"), ("probe_host", "x:70000"), ("probe_statuses", ""),
         ("probe_statuses", "299-200"), ("probe_statuses", "2xx"), ("probe_interval_ms", 99), ("probe_timeout_ms", 0),
