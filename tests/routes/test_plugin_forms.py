@@ -28,9 +28,9 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
          "claims_to_headers": [{"claim": "email", "header": "X-Email"}]},
     ],
     "oauth2-introspection": [
-        {"introspection_url": "https://a/introspect", "client_id": "us", "client_secret": "s", "scopes_required": ["a"]},
+        {"introspection_url": "https://a/", "client_id": "us", "client_secret": "s", "scopes_required": ["a"]},
     ],
-    "forward-auth": [{"uri": "http://a:9/check", "upstream_headers": ["X-User"], "timeout_ms": 100, "on_error": "allow"}],
+    "forward-auth": [{"uri": "http://a:9/check", "upstream_headers": ["X-User"], "on_error": "allow"}],
     "opa": [{"url": "http://a:8181/v1/data/authz", "include_headers": [], "cache_ttl_s": 5, "include_route": True}],
     "acl": [{"allow": ["staff"], "deny": [], "hide_groups_header": False}],
     "rate-limiting": [
