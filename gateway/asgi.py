@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
@@ -23,6 +24,14 @@ if not settings.PROXY_ONLY:
 
 #: In the `all` role these are the control plane's: a route below them compiles, for split roles, but gets nothing here.
 CONTROL_PREFIXES = ("/admin/", "/dashboard/", "/static/", "/docs/")
+
+
+@cache
+def _proxy_consumer() -> Any:
+    """Channels and the client library are loaded with the first WebSocket: 10 MB that most workers never need."""
+    from gateway.sockets import ProxyConsumer
+
+    return ProxyConsumer.as_asgi()
 
 
 class Application:
@@ -49,8 +58,10 @@ class Application:
             await self._lifespan(receive, send)
         elif self._control_plane and scope["path"] == sockets.PATH:
             await sockets.live(scope, receive, send)
+        elif scope["path"].startswith(self._ours):
+            await send({"type": "websocket.close", "code": 1008})  # refused with 403
         else:
-            await send({"type": "websocket.close", "code": 1008})  # no route speaks WebSocket yet: refused with 403
+            await _proxy_consumer()(scope, receive, send)
 
     async def _http(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]

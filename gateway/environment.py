@@ -30,6 +30,7 @@ PLUGINS = [
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.acl.Acl",
+    "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.request_transformer.RequestTransformer",

@@ -44,8 +44,8 @@ class Forwarder:
         upstream, route = exchange.upstream, exchange.route
         assert upstream is not None
         assert route is not None
-        own_host, pairs = _request_headers(exchange, route)
-        path = _request_target(exchange, route)
+        own_host, pairs = request_headers(exchange, route)
+        path = request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         if upstream.care is not None:
             await self._carefully(exchange, upstream, upstream.care, own_host, pairs, path, body)
@@ -191,7 +191,7 @@ def _may_try_again(error: UpstreamError) -> bool:
     return isinstance(error, ConnectFailed) or (error.safe_to_retry and error.phase in ("", "connect"))
 
 
-def _request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs]:
+def request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs]:
     """Host, if it does not depend on the target (a plugin's, or the client's where the route keeps it); the rest."""
     pairs = [pair for pair in exchange.headers if pair[0] != b"host"]
     if len(pairs) < len(exchange.headers):
@@ -222,7 +222,7 @@ def _forwarded(peer_ip: str, client_ip: str, chain: bytes, scheme: str, authorit
     ]
 
 
-def _request_target(exchange: Exchange, route: RouteSpec) -> bytes:
+def request_target(exchange: Exchange, route: RouteSpec) -> bytes:
     """The client's own bytes, unless a plugin or the route says otherwise."""
     path = exchange.upstream_path
     if path is None:

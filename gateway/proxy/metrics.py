@@ -63,6 +63,11 @@ CIRCUIT_OPEN = Gauge(
     "hydragate_upstream_circuit_open", "Workers of the node that leave the upstream alone: its circuit is open.",
     ["upstream"], multiprocess_mode="livesum",
 )  # fmt: skip
+WEBSOCKETS_OPEN = Gauge("hydragate_websockets_open", "WebSockets that are open.", multiprocess_mode="livesum")
+WEBSOCKET_MESSAGES = Counter(
+    "hydragate_websocket_messages_total", "Messages of WebSockets that ended, from clients (in) and to them (out).",
+    ["direction"],
+)  # fmt: skip
 ACCESS_LOG_DROPPED = Counter(
     "hydragate_access_log_dropped_total", "Lines of the access log lost: the disk is full, hangs or refuses."
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from random import random
 from time import perf_counter
 
@@ -27,6 +27,7 @@ from gateway.proxy.table import AccessHook, Chain, RoutingTable
 
 logger = logging.getLogger("gateway.proxy")
 _NO_HOOKS = Chain()
+Forward = Callable[[Exchange], Awaitable[None]]
 
 
 class Pipeline:
@@ -35,19 +36,22 @@ class Pipeline:
     def __init__(self, forwarder: Forwarder, downstream: Downstream, record: Callable[[Exchange], None]) -> None:
         self.table: RoutingTable | None = None
         self.in_flight = 0
-        self._forwarder = forwarder
+        self._forwarder, self._forward = forwarder, forwarder.forward
         self._downstream = downstream
         self._record = record
         self._only_record = (record,)
         self._ids = request_ids()
 
-    async def handle(self, exchange: Exchange) -> None:
-        """Fill status, response_headers and answer_body. Every call must be followed by `finish`."""
+    async def handle(self, exchange: Exchange, forward: Forward | None = None) -> None:
+        """Fill status, response_headers and answer_body. Every call must be followed by `finish`.
+
+        `forward`: in the place of the forwarder's own.
+        """
         self.in_flight += 1
         exchange.chain = _NO_HOOKS
         exchange.id = next(self._ids)
         try:
-            answer = await self._decide(exchange, self.table)
+            answer = await self._decide(exchange, self.table, forward or self._forward)
             if answer is not None:
                 exchange.outcome = exchange.outcome or "answered"  # a plugin may know better
                 _answer(exchange, answer.status, [*answer.headers], answer.body)
@@ -60,7 +64,7 @@ class Pipeline:
         if chain.response or chain.body:
             await self._respond(exchange, chain)
 
-    async def _decide(self, exchange: Exchange, table: RoutingTable | None) -> Answer | None:
+    async def _decide(self, exchange: Exchange, table: RoutingTable | None, forward: Forward) -> Answer | None:
         """A plugin's own answer, or None when the upstream's has been put into the exchange. Raises GatewayError."""
         if table is None:
             raise NotReady()
@@ -89,7 +93,7 @@ class Pipeline:
         if answer is None and exchange.chain.access:
             answer = await _access(exchange.chain.access, exchange)
         if answer is None:
-            await self._forwarder.forward(exchange)
+            await forward(exchange)
         return answer
 
     async def _respond(self, exchange: Exchange, chain: Chain) -> None:

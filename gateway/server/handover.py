@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.protocol import ServerFactory
 
+from gateway.server.flow import Flow
 from gateway.server.head import Head
 from gateway.server.http1 import Connection
 from gateway.server.lean import reactor
@@ -38,11 +39,13 @@ class _Single(ServerFactory):
 def adopt(ws_factory: Any, connection: Connection, head: Head, rest: bytes) -> None:
     """`rest`: bytes the client sent after the head, frames already."""
     protocol = ws_factory.buildProtocol(None)
+    protocol.flow = flow = Flow(protocol)
     protocol._raw_query_string = head.query  # daphne sets it from outside, too
-    protocol.scope = websocket_scope(head, connection)
+    protocol.scope = websocket_scope(head, connection, flow)
     transport = connection.detach()
     sock: socket.socket = transport.get_extra_info("socket")
     reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
     transport.abort()
+    flow.begin()
     fields = b"".join(b"%s: %s\r\n" % pair for pair in head.headers if pair[0] in _HANDSHAKE)
     protocol.dataReceived(b"GET / HTTP/1.1\r\n" + fields + b"\r\n" + rest)

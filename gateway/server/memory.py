@@ -40,6 +40,7 @@ class LateFactory:
         with instead(_NEVER):
             module = importlib.import_module(_WEBSOCKETS)
         factory = module.WebSocketFactory(*self._arguments, **self._named)
+        factory.protocol = importlib.import_module("gateway.server.wsprotocol").GatewayWebSocket
         factory.setProtocolOptions(**self._options)
         return factory
 

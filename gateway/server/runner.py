@@ -19,6 +19,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from twisted.internet import defer
@@ -164,7 +166,11 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
             super().protocol_disconnected(protocol)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
-        """daphne drops empty messages, which are messages (RFC 6455 §5.6)."""
+        """daphne drops empty messages, which are messages (RFC 6455 §5.6), and refuses handshakes with 403 only."""
+        if message["type"].startswith("websocket.http.response."):
+            if protocol in self.connections and protocol.state == protocol.STATE_CONNECTING:
+                _answer_handshake(protocol, message)
+            return
         if message["type"] == "websocket.send" and not message.get("bytes") and not message.get("text"):
             if protocol in self.connections and "disconnected" not in self.connections[protocol]:
                 protocol.sendMessage(b"", message.get("text") is None)
@@ -229,6 +235,23 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
 
     def _websocket_tasks(self) -> list[asyncio.Task[None]]:
         return [task for details in self.connections.values() if (task := details.get("application_instance"))]
+
+
+def _answer_handshake(protocol: Any, message: dict[str, Any]) -> None:
+    """ASGI's extension `websocket.http.response`, for small answers: the head is kept until the body is there."""
+    if message["type"].endswith(".start"):
+        protocol.denial = message
+        return
+    start, status = protocol.denial, HTTPStatus(200)
+    with suppress(ValueError):
+        status = HTTPStatus(start["status"])
+    lines = [b"HTTP/1.1 %d %s" % (start["status"], status.phrase.encode() if status == start["status"] else b"")]
+    lines += [name + b": " + value for name, value in start["headers"]]
+    lines += [b"connection: close", b"", message.get("body", b"")]
+    protocol.transport.write(b"\r\n".join(lines))
+    protocol.state = protocol.STATE_CLOSED
+    protocol.transport.loseConnection()
+    protocol.server.protocol_disconnected(protocol)
 
 
 def _allow_descriptors(wanted: int) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateway.server.cycle import Cycle, Scope
+    from gateway.server.flow import Flow
     from gateway.server.head import Head
     from gateway.server.http1 import Connection
 
@@ -31,8 +32,8 @@ def http_scope(head: Head, connection: Connection, cycle: Cycle) -> Scope:
     }
 
 
-def websocket_scope(head: Head, connection: Connection) -> Scope:
-    """Without `subprotocols`, which daphne reads."""
+def websocket_scope(head: Head, connection: Connection, flow: Flow) -> Scope:
+    """Without `subprotocols`, which daphne reads. The extension is back-pressure, which daphne has none of."""
     return {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -45,6 +46,7 @@ def websocket_scope(head: Head, connection: Connection) -> Scope:
         "headers": head.headers,
         "client": connection.client,
         "server": connection.server,
+        "extensions": {"websocket.http.response": {}, "hydragate.flow": flow},
     }
 
 

@@ -1,0 +1,23 @@
+"""daphne's WebSocket protocol, which tells its Flow what comes. Imported with the first upgrade, and autobahn with it."""
+
+from __future__ import annotations
+
+from daphne.ws_protocol import WebSocketProtocol
+
+from gateway.server.flow import Flow
+
+
+class GatewayWebSocket(WebSocketProtocol):
+    """daphne's protocol, which tells its Flow what comes."""
+
+    flow: Flow | None = None
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.flow is not None and not self.muted:
+            self.flow.came(len(payload))
+        super().onMessage(payload, isBinary)
+
+    def onClose(self, wasClean: bool, code: int, reason: str) -> None:
+        if self.flow is not None:
+            self.flow.left()
+        super().onClose(wasClean, code, reason)
