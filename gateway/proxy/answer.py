@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from math import inf
 from typing import Protocol
 
@@ -48,6 +48,7 @@ class UpstreamAnswer:
     complete = False
     error: UpstreamError | None = None
     connection: Source | None = None  # until complete or failed
+    hints: Callable[[list[bytes]], None] | None = None  # takes the `Link` values of a 103
     _waiter: asyncio.Future[None] | None = None
     headers: Pairs
 

@@ -257,6 +257,8 @@ class Connection(asyncio.Protocol):
         if status < 200:
             if status < 100 or framing not in (b"", b"0") or (status == 101 and not answer.may_upgrade()):
                 raise Violation("an interim answer that must not be")
+            if status == 103 and answer.hints is not None:
+                answer.hints([value for name, value in fields if name == b"link"])
             if status != 101:
                 return
         self._overhead_bytes = 0

@@ -45,7 +45,7 @@ class Forwarder:
         path = _request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         tried: set[str] | tuple[()] = ()
-        extensions: dict[str, Any] = {"target": path}
+        extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
         if upstream.total_timeout_s:
             extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         while True:
