@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from time import monotonic, perf_counter, time
@@ -80,6 +80,7 @@ class Runtime:
         )
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
+        self.front: Callable[[], dict[str, Any]] = dict  # our own server tells of its connections and limits
         self._redis_url = redis_url
         self._started_s = time()
         self._refused: tuple[int, str] | None = None  # a version that could not be built: it will not be tried again
@@ -293,6 +294,7 @@ class Runtime:
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
+            "front": self.front(),
             "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
             if table
             else [],
