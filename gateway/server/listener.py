@@ -84,6 +84,7 @@ class Listener:
             "connections": len(self.connections),
             "addresses": len(self.addresses),
             "requests": len(self.requests),
+            "tasks": len(asyncio.all_tasks(self.loop)),
             "limits": asdict(self.limits),
         }
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -44,6 +46,22 @@ class Hardened:
 
     def resident_bytes(self) -> int:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def front(self) -> dict[str, Any]:
+        return dict(self.gateway.get_json("/status")["front"])
+
+    @contextmanager
+    def peak(self) -> Iterator[Callable[[], int]]:
+        """How much memory the worker has taken at most, beyond what it had at the beginning."""
+        process = Path(f"/proc/{self.pid}")
+        (process / "clear_refs").write_text("5")  # the high-water mark begins anew
+        before = self.resident_bytes()
+
+        def growth() -> int:
+            line = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM"))
+            return int(line.split()[1]) * 1024 - before
+
+        yield growth
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
