@@ -78,7 +78,7 @@ def hardened() -> Iterator[Hardened]:
                 "format": 1,
                 "upstreams": [
                     upstream("origin", served.port),
-                    upstream("raw", raw_port, max_connections=1000, idle_timeout_ms=60_000),
+                    upstream("raw", raw_port),
                 ],
                 "routes": [
                     route("open", "/open/*", "origin"),
