@@ -189,7 +189,9 @@ async def test_a_slow_client_does_not_keep_others_from_a_place(slow: str) -> Non
 
     async def script(wire: Wire) -> None:
         while head := await wire.head():
-            await wire.send(LARGE * 10 if b"/slow" in head and slow == "answer" else OK if b"/slow" not in head else b"")
+            await wire.send(
+                LARGE * 10 if b"/slow" in head and slow == "answer" else OK if b"/slow" not in head else b""
+            )
             if b"/slow" in head:
                 await wire.left()
 
