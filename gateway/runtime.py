@@ -29,6 +29,7 @@ from gateway.proxy import metrics
 from gateway.proxy.balancer import Balancer
 from gateway.proxy.batcher import Batcher
 from gateway.proxy.board import Board
+from gateway.proxy.calls import Calls
 from gateway.proxy.credentials import Credentials
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import RedisUnavailable
@@ -68,7 +69,10 @@ class Runtime:
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
-        self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
+        self.calls = Calls()
+        self.resources = Resources(
+            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
+        )
         self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
@@ -122,6 +126,7 @@ class Runtime:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
         await self.forwarder.transports.aclose()
+        await self.calls.aclose()
         await self.batcher.aclose()
         self.database.close()
         self.started = False

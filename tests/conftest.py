@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import django
 import pytest
+import redis
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
 DATA_DIR = Path(tempfile.mkdtemp(prefix="hg-test-"))
@@ -33,6 +35,9 @@ SERVERS = pytest.StashKey[embedded.Servers]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C and hands that down: what the tests start must hear it all the same.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = {"postgres": not os.environ.get("DATABASE_URL"), "valkey": not os.environ.get("REDIS_URL")}
     if any(wanted.values()):
         config.stash[SERVERS] = servers = embedded.Servers(DATA_DIR, **wanted)
@@ -55,8 +60,16 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def database_url() -> Iterator[str]:
+    forget_counters()
     with database() as url:
         yield url
+
+
+def forget_counters() -> None:
+    """Those of limits: ids begin anew with each database, and a gateway before this one had a consumer 1 too."""
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for key in client.scan_iter("hg:rl:*"):
+            client.delete(key)
 
 
 @pytest.fixture(scope="module")

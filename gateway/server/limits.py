@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.environment import Environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +37,9 @@ class Limits:
     high_water_bytes: int = 64 * 1024  # held of an unread body, or of requests sent ahead, before reading stops
     skip_bytes: int = 64 * 1024  # rest of an unread body that is read away to keep the connection
     linger_bytes: int = 256 * 1024 * 1024  # the most that is read and thrown away before a close
+
+    @classmethod
+    def of(cls, settings: Environment) -> Limits:
+        """Those that have a setting of the same name; the others are nobody's to choose."""
+        names = {field.name for field in fields(cls)} & set(type(settings).model_fields)
+        return cls(**{name: getattr(settings, name) for name in names})

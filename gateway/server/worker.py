@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from gateway import environment
@@ -65,7 +65,7 @@ def main() -> None:
     server = WorkerServer(
         application,
         [socket.socket(fileno=fd) for fd in arguments.fds],
-        limits=limits(settings),
+        limits=Limits.of(settings),
         on_start=start,
         on_drain=life.drain,
         on_stop=life.stop,
@@ -78,12 +78,6 @@ def main() -> None:
         server.run()
     except NothingToServe as error:
         raise SystemExit(f"{error}") from None
-
-
-def limits(settings: environment.Environment) -> Limits:
-    """Those that have a setting of the same name; the others are nobody's to choose."""
-    names = {field.name for field in fields(Limits)} & set(environment.Environment.model_fields)
-    return Limits(**{name: getattr(settings, name) for name in names})
 
 
 def tell_ready() -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from gateway import environment
 from gateway.server.limits import Limits
-from gateway.server.worker import limits
 from tests.hazards.conftest import DEADLINES, MB, Hardened
 from tests.hazards.origin import RawClient
 from tests.hazards.test_memory import upstream
@@ -94,12 +93,12 @@ def test_slow_heads_bodies_and_readers_are_ended_and_others_served(hardened: Har
             time.sleep(0.1)
     assert len(waits_s) > 10
     assert statistics.median(waits_s) < 0.1
-    assert max(waits_s) < 3  # the first: a thousand connections and 400 answers come at the same time
+    assert max(waits_s) < 5  # the first: a thousand connections and 400 answers come at the same time
 
 
 def test_by_default_each_ends_within_30_s() -> None:
     """The deadlines that the test above made short; what a deadline's refusal still reads is added."""
-    defaults = limits(environment.Environment.model_construct(**{
+    defaults = Limits.of(environment.Environment.model_construct(**{
         name: field.get_default() for name, field in environment.Environment.model_fields.items()
         if name in {field.name for field in dataclasses.fields(Limits)}
     }))  # fmt: skip
