@@ -34,19 +34,21 @@ class Origin:
         return seen
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            try:
-                while True:
-                    request = await self._request(reader)
-                    self.seen.append(request)
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + b"ok" * (request.method != "HEAD"))
-                    await writer.drain()
-            except asyncio.IncompleteReadError as error:
-                if error.partial:
-                    self.broken.append(error.partial)
-            except (ValueError, asyncio.LimitOverrunError) as error:
-                self.broken.append(repr(error).encode())
-        writer.close()
+        try:
+            while True:
+                request = await self._request(reader)
+                self.seen.append(request)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + b"ok" * (request.method != "HEAD"))
+                await writer.drain()
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                self.broken.append(error.partial)
+        except (ValueError, asyncio.LimitOverrunError) as error:
+            self.broken.append(repr(error).encode())
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
 
     async def _request(self, reader: asyncio.StreamReader) -> Seen:
         head = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1")
@@ -61,17 +63,24 @@ class Origin:
         codings = [value for name, value in pairs if name == "transfer-encoding"]
         if len(lengths) + len(codings) > 1:
             raise ValueError(head)
-        body = b""
+        try:
+            body = await self._body(reader, lengths, codings)
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionError("cut in the middle of a body, which is no request") from error
+        return Seen(method, target, tuple(pairs), body)
+
+    async def _body(self, reader: asyncio.StreamReader, lengths: list[str], codings: list[str]) -> bytes:
         if lengths:
-            body = await reader.readexactly(int(lengths[0]))
-        elif codings:
+            return await reader.readexactly(int(lengths[0]))
+        body = b""
+        if codings:
             while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
                 body += await reader.readexactly(size)
                 if await reader.readexactly(2) != b"\r\n":
                     raise ValueError("a chunk")
             if await reader.readexactly(2) != b"\r\n":
                 raise ValueError("trailers")
-        return Seen(method, target, tuple(pairs), body)
+        return body
 
 
 @contextlib.contextmanager
@@ -91,6 +100,9 @@ def origin() -> Iterator[Origin]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await server.wait_closed()
+            await asyncio.sleep(0)  # transports are closed in the loop's next turn
+            await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
