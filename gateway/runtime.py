@@ -69,7 +69,9 @@ class Runtime:
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
-        self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
+        self.forwarder = Forwarder(
+            Transports(), Balancer(secret=settings.SECRET_KEY.encode()), environment.max_body_bytes
+        )
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
             spool_dir(environment.data_dir),
@@ -110,6 +112,8 @@ class Runtime:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
+                with contextlib.suppress(TimeoutError):
+                    await self.watch.begin()
                 self._tasks += [loop.create_task(self.live.run()), loop.create_task(self.watch.run())]
             self.started = True
 

@@ -49,7 +49,7 @@ class Forwarder:
         if upstream.total_timeout_s:
             extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         while True:
-            state = self.balancer.pick(upstream, tried)
+            state = self.balancer.pick(upstream, tried, exchange)
             target = state.target
             exchange.target = target.address
             exchange.tries += 1
@@ -89,6 +89,8 @@ class Forwarder:
         exchange.status = response.status_code
         exchange.response_headers = fields.end_to_end(response.headers.raw)
         fields.append_token(exchange.response_headers, b"via", VIA)
+        if upstream.sticky is not None and (cookie := self.balancer.cookie(upstream, state, exchange)):
+            exchange.response_headers.append(cookie)
         exchange.answer_body = aiter(stream) if whole is None else whole
 
     def retain(self, upstreams: list[UpstreamSpec]) -> None:
@@ -122,6 +124,7 @@ class Lease:
         stream, self.stream = self.stream, None
         if stream is not None:
             self.state.in_flight -= 1
+            self.state.ended(stream.failure)
             await stream.aclose()
 
 
