@@ -37,7 +37,8 @@ class Group:
     """The targets of one upstream that have a weight. `wary`: a request must be looked at. `sole`: there is one."""
 
     __slots__ = (
-        "_asks", "_hashing", "_tell", "_troubled", "choose", "clock", "members", "sole", "sticky", "upstream", "wary",
+        "_asks", "_hashing", "_listen", "_tell", "_troubled", "choose", "clock", "members", "sole", "sticky", "upstream",
+        "wary",
     )  # fmt: skip
 
     def __init__(
@@ -47,12 +48,14 @@ class Group:
         clock: Callable[[], float],
         tell: Callable[[UpstreamSpec, TargetState], None],
         secret: bytes = b"",
+        listen: Callable[[], None] = lambda: None,
     ) -> None:
         self.upstream = upstream
         self.members = members
         self.clock = clock
         self.sole = members[0] if len(members) == 1 else None
         self._tell = tell
+        self._listen = listen
         self._hashing = Hashing(upstream.hashing, members) if upstream.balancing == "consistent-hashing" else None
         self.sticky = Stickiness(upstream, members, secret) if upstream.sticky is not None else None
         self._asks = not self.sole and (self._hashing is not None or self.sticky is not None)
@@ -93,6 +96,7 @@ class Group:
         members, policy, now_s = self.members, self.upstream.eject, self.clock()
         if not members:
             raise NoTarget()
+        self._listen()  # what others say of one that may be failing shall not wait for the loop's next turn
         ramping = self._ramp(now_s)
         fine = all(state.well and state.standing.failures < health.SUSPECT for state in members)
         self._troubled = ramping or not fine
@@ -138,11 +142,13 @@ class Group:
 class Balancer:
     """Picks targets for every upstream of a worker. `clock`: seconds, never back; the same in all workers of a node.
 
-    `tell`: who is to hear at once of failures and of what follows from them. `secret`: for cookies; of all nodes.
+    `tell`: who is to hear at once of failures and of what follows from them. `listen`: has us `hear` what others told
+    meanwhile. `secret`: for cookies; of all nodes.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic, secret: bytes = b"") -> None:
         self.tell: Tell | None = None
+        self.listen: Callable[[], None] | None = None
         self._clock = clock
         self._secret = secret
         self._states: dict[Key, TargetState] = {}
@@ -193,7 +199,9 @@ class Balancer:
             state.credit = 0.0  # of other weights, it might mean a long run of one target
             if target.weight:
                 members.append(state)
-        group = self._groups[upstream.name] = Group(upstream, members, self._clock, self._tell, self._secret)
+        group = self._groups[upstream.name] = Group(
+            upstream, members, self._clock, self._tell, self._secret, self._listen
+        )
         for state in members:
             state.group = group
         if before is not None:
@@ -204,6 +212,10 @@ class Balancer:
     def _tell(self, upstream: UpstreamSpec, state: TargetState) -> None:
         if self.tell is not None:
             self.tell((upstream.name, state.target.address), state.standing)
+
+    def _listen(self) -> None:
+        if self.listen is not None:
+            self.listen()
 
     def hear(self, key: Key, standing: Standing) -> None:
         """Another worker has just seen this: one more failure, or how the target stands since then."""

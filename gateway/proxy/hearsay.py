@@ -52,10 +52,10 @@ class Hearsay:
             self._fd = os.open(temporary, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             temporary.rename(self._path)
             asyncio.get_running_loop().add_reader(self._fd, self._read)
-            self._balancer.tell = self.tell
+            self._balancer.tell, self._balancer.listen = self.tell, self._read
 
     def close(self) -> None:
-        self._balancer.tell = None
+        self._balancer.tell = self._balancer.listen = None
         if self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
