@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import uuid
@@ -18,6 +19,7 @@ from pathlib import Path
 import django
 import psycopg
 import pytest
+import redis
 from psycopg.conninfo import make_conninfo
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
@@ -36,6 +38,9 @@ SERVERS = pytest.StashKey[embedded.Servers]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C and hands that down: what the tests start must hear it all the same.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = {"postgres": not os.environ.get("DATABASE_URL"), "valkey": not os.environ.get("REDIS_URL")}
     if any(wanted.values()):
         config.stash[SERVERS] = servers = embedded.Servers(DATA_DIR, **wanted)
@@ -67,11 +72,19 @@ def database_url() -> Iterator[str]:
     name = f"hg_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(make_conninfo(dbname="postgres", **parts), autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        forget_counters()
         yield make_conninfo(dbname=name, **parts)
         try:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
         except psycopg.errors.InsufficientPrivilege:  # an autovacuum worker is in it; a plain DROP may send that away
             server.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
+
+
+def forget_counters() -> None:
+    """Those of limits: ids begin anew with each database, and a gateway before this one had a consumer 1 too."""
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for key in client.scan_iter("hg:rl:*"):
+            client.delete(key)
 
 
 @pytest.fixture(scope="module")

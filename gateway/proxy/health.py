@@ -19,6 +19,8 @@ from gateway.proxy.snapshot import Blame, EjectPolicy, ProbePolicy
 
 State = Literal["up", "draining", "down", "ejected"]
 
+#: Answers that speak of the request, not of the target: 501 Not Implemented, 505 HTTP Version Not Supported.
+NOT_ITS_FAULT = frozenset({501, 505})
 _DOUBLINGS_MAX = 30
 #: So many failures in a row, and a target gets no more requests at once than it has failures left.
 SUSPECT = 2

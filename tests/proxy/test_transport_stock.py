@@ -100,7 +100,7 @@ async def test_2000_mixed_requests_leave_nothing_behind() -> None:
             pool: Any = generation.transport._pool
             assert not pool._requests
             assert all(connection.is_idle() for connection in pool.connections)
-            await until(lambda: upstream.live == len(pool.connections) <= 16)
+            await until(lambda: gc.collect() >= 0 and upstream.live == len(pool.connections) <= 16)
             assert await asyncio.gather(*(fetch(transport) for _ in range(16))) == [(200, b"ok")] * 16
         await until(lambda: upstream.live == 0 and len(os.listdir("/proc/self/fd")) <= fds)
 

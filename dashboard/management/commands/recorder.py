@@ -5,6 +5,7 @@ One for a data directory. After SIGTERM it ships what lies there and ends, so it
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -17,12 +18,16 @@ from dashboard.spool import AlreadyRunning, Spool
 from dashboard.watcher import Watcher
 from gateway.proxy.segments import spool_dir
 
+#: It works in bursts and nobody waits for it; where cores are few, requests must not wait behind them.
+BEHIND_WORKERS = 10
+
 
 class Command(BaseCommand):
     help = "Ships usage rows from this node's spool into PostgreSQL and keeps their tables."
     requires_system_checks = []  # made when the gateway starts; a recorder must start when PostgreSQL is away
 
     def handle(self, *args: Any, **options: Any) -> None:
+        os.nice(BEHIND_WORKERS)
         environment = settings.ENVIRONMENT
         spool, watcher = Spool(spool_dir(environment.data_dir)), Watcher(environment.data_dir)
         recorder = Recorder(spool, environment.node, environment.usage_retention_days, watcher)

@@ -8,7 +8,7 @@ import routes.models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("routes", "0006_upstream_transport"),
+        ("routes", "0007_upstream_care"),
     ]
 
     operations = [
