@@ -37,8 +37,8 @@ class Group:
     """The targets of one upstream that have a weight. `wary`: a request must be looked at. `sole`: there is one."""
 
     __slots__ = (
-        "_asks", "_hashing", "_listen", "_tell", "_troubled", "choose", "clock", "members", "sole", "sticky", "upstream",
-        "wary",
+        "_asks", "_hashing", "_listen", "_tell", "_troubled", "choose", "clock", "members", "sole", "sticky",
+        "upstream", "wary",
     )  # fmt: skip
 
     def __init__(
@@ -196,7 +196,7 @@ class Balancer:
             state.target, state.group, state.transport, state.weight = target, None, None, target.weight
             state.faults = upstream.eject.statuses if "status" in upstream.eject.on else frozenset()
             state.timed = upstream.balancing == "ewma"
-            state.credit = 0.0  # of other weights, it might mean a long run of one target
+            state.credit = 0  # of other weights, it might mean a long run of one target
             if target.weight:
                 members.append(state)
         group = self._groups[upstream.name] = Group(

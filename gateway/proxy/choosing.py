@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def round_robin(states: Sequence[TargetState]) -> TargetState:
     """nginx's smooth weighted round-robin: a,a,b,a,c,a,a instead of a,a,a,a,a,b,c."""
-    best, total = states[0], 0.0
+    best = states[0]
+    total: float = 0
     for state in states:
         weight = state.weight
         state.credit += weight

@@ -54,7 +54,7 @@ class TargetState:
         self.in_flight = 0
         self.weight: float = target.weight  # less while it starts slowly
         self.ramp_s: float | None = None  # when that began
-        self.credit = 0.0  # smooth weighted round-robin's running balance
+        self.credit: float = 0  # smooth weighted round-robin's running balance
         self.latency_s = 0.0  # moving average of the time to a good answer's head; 0: none yet
         self.timed = False  # ewma wants to know the cost
         self._cost_s = self._cost_at_s = 0.0

@@ -163,7 +163,7 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="upstream",
             constraint=models.CheckConstraint(
-                condition=models.Q(("eject_on__contained_by", ["status", "connect", "timeout", "broken"])),
+                condition=models.Q(("eject_on__contained_by", ["broken", "connect", "status", "timeout"])),
                 name="upstream_eject_on_known",
             ),
         ),
