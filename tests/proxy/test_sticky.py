@@ -4,18 +4,21 @@ from typing import Any
 
 import pytest
 
+from gateway.proxy import headers as fields
 from gateway.proxy.balancer import Balancer
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.snapshot import StickyPolicy, UpstreamSpec
-from tests.proxy.gatewaying import request, target, upstream
+from gateway.proxy.snapshot import CarePolicy, StickyPolicy, UpstreamSpec
+from tests.proxy.gatewaying import Bench, request, route, table, target, upstream
+from tests.upstream import OK, Wire, serving
 
 SECRET = b"s" * 50
+PATHS = ("/", "/fails")
 POLICY = StickyPolicy(b"node")
 TARGETS = [target(port) for port in (1, 2, 3)]
 
 
-def sticky(*, policy: StickyPolicy = POLICY, **fields: Any) -> UpstreamSpec:
-    return upstream("up", *TARGETS, sticky=policy, **fields)
+def sticky(*, policy: StickyPolicy = POLICY, **changes: Any) -> UpstreamSpec:
+    return upstream("up", *TARGETS, sticky=policy, **changes)
 
 
 def asking(value: bytes = b"", peer: str = "192.0.2.1") -> Exchange:
@@ -82,3 +85,19 @@ def test_attributes(policy: StickyPolicy, attributes: bytes) -> None:
     assert field is not None
     name, value = field
     assert (name, value[value.index(b";") :]) == (b"set-cookie", attributes)
+
+
+@pytest.mark.parametrize("care", [None, CarePolicy(max_concurrency=5)])
+async def test_who_answers_is_kept_and_who_fails_is_not(care: CarePolicy | None) -> None:
+    async def moody(wire: Wire) -> None:
+        while head := await wire.head():
+            await wire.send(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n" if b"/fails" in head else OK)
+
+    async with serving(moody) as one:
+        up = upstream("up", target(one.port), sticky=POLICY, care=care)
+        async with Bench(table([route("all", "/*")], [up])) as bench:
+            found = [fields.get_all((await bench.get(path))[0].response_headers or [], b"set-cookie") for path in PATHS]
+            assert [len(cookies) for cookies in found] == [1, 0]
+            value = found[0][0].partition(b";")[0]
+            again, _ = await bench.get("/", headers=[(b"cookie", value)])
+            assert fields.get(again.response_headers or [], b"set-cookie") is None
