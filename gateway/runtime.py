@@ -75,7 +75,8 @@ class Runtime:
         self.resources = Resources(
             limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
         )
-        self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
+        balancer = Balancer(secret=settings.SECRET_KEY.encode())
+        self.forwarder = Forwarder(Transports(), balancer, environment.max_body_bytes)
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
             spool_dir(environment.data_dir),
@@ -118,6 +119,8 @@ class Runtime:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
+                with contextlib.suppress(TimeoutError):
+                    await self.watch.begin()
                 self._tasks += [loop.create_task(self.live.run()), loop.create_task(self.watch.run())]
             self.started = True
 
