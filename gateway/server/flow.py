@@ -7,11 +7,14 @@ Twisted says when its buffer is full and when it is empty again.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 HIGH, LOW = 256 * 1024, 64 * 1024
+LOOK_S = 0.5
+_OVER = frozenset({7, 8})  # Linux: TCP_CLOSE, TCP_CLOSE_WAIT
 #: A message takes memory beyond its bytes.
 OVERHEAD = 256
 
@@ -38,6 +41,7 @@ class Flow:
         if self._unread_bytes > HIGH and not self._paused:
             self._paused = True
             self._protocol.transport.pauseProducing()
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def took(self, size: int) -> None:
         self._unread_bytes -= size + OVERHEAD
@@ -58,6 +62,16 @@ class Flow:
         self._writable.set()
         if self._on_left is not None:
             self._on_left()
+
+    def _look(self) -> None:
+        """Whoever is not read from is not seen to leave: so look at the connection's state now and then."""
+        transport = self._protocol.transport
+        if not self._paused or not transport.connected:
+            return
+        if _is_over(transport.socket):
+            transport.abortConnection()
+        else:
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     # --- to the client
 
@@ -81,6 +95,15 @@ class Flow:
 
     def stopProducing(self) -> None:
         self._writable.set()
+
+
+def _is_over(sock: socket.socket) -> bool:
+    """Reset, or ended by the client. That of a client whose bytes fill our buffer cannot arrive; a reset can."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        return True
+    if sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _OVER
 
 
 class NoFlow:

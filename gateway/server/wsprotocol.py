@@ -1,4 +1,4 @@
-"""daphne's WebSocket protocol, which tells its Flow what comes. Imported with the first upgrade, and autobahn with it."""
+"""daphne's WebSocket protocol, which tells its Flow what comes. Imported late, for autobahn comes with it."""
 
 from __future__ import annotations
 

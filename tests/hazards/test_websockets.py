@@ -10,6 +10,7 @@ import signal
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import psycopg
@@ -108,6 +109,12 @@ async def closing(socket: ClientConnection) -> tuple[int | None, str | None]:
     async with asyncio.timeout(10):
         await socket.wait_closed()
     return socket.close_code, socket.close_reason
+
+
+def reset(socket: ClientConnection) -> None:
+    linger = struct.pack("ii", 1, 0)
+    socket.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
+    socket.transport.abort()
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -264,8 +271,8 @@ async def test_a_client_that_breaks_off_takes_the_upstream_along_within_a_second
     if path == "/flood":
         await socket.recv()
     await until(lambda: chat.open)
-    socket.transport.abort()
-    await until(lambda: not chat.open, 1.0 if path != "/flood" else 2.0)
+    reset(socket)
+    await until(lambda: not chat.open, 1.0)
     assert chat.closed[0][0] in (1006, 1011)
 
 
@@ -322,7 +329,7 @@ async def test_who_does_not_read_fills_no_memory(configured: Any, chat: Chat, ga
     for task in pouring:
         task.cancel()
     for socket in [*clients, *deaf]:
-        socket.transport.abort()
+        reset(socket)
     await asyncio.gather(*pouring, return_exceptions=True)
     assert grown < 10 * 4 << 20, grown
     await until(lambda: not chat.open, 10)
@@ -454,7 +461,7 @@ FAILED: dict[str, tuple[bytes, int]] = {
 HANDSHAKES: dict[str, tuple[bytes, bytes, set[int]]] = {
     "no key": (b"Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n", b"", {400}),
     "a short key": (b"PEC==\r\n", b"\r\n", {400}),
-    "an old version": (b"Version: 13", b"Version: 8", {400, 426}),
+    "an old version": (b"Version: 13", b"Version: 7", {400, 426}),
     "no version": (b"Sec-WebSocket-Version: 13\r\n", b"", {400, 426}),
     "a second key": (b"Version: 13\r\n", b"Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n", {400}),
 }
@@ -469,7 +476,8 @@ async def test_sound_frames(configured: Any, gateway: Gateway, case: str) -> Non
     writer.write(sent)
     assert [await read_frame(reader) for _ in expected] == expected
     writer.write(close(1000, b"done"))
-    assert (await read_frame(reader)) == (CLOSE, b"\x03\xe8done")
+    opcode, payload = await read_frame(reader)
+    assert (opcode, payload[:2]) == (CLOSE, b"\x03\xe8")
     assert await reader.read() == b""
     writer.close()
 
