@@ -62,6 +62,7 @@ class Runtime:
         self.worker = worker
         self.started = False
         self.draining = False
+        self.served = 0  # requests that ended
         self.digest = ""
         self.error = ""  # why the newest configuration is not served, if so
         self.registry = Registry.load(environment.plugins, environment.plugin_dir)
@@ -88,6 +89,7 @@ class Runtime:
         self._cursor: Moment | None = None  # how far the feed of credential changes was read
         self._nudged = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._reported_s = 0.0
         self._apply_ms = 0.0
         self._starting: asyncio.Lock = asyncio.Lock()
@@ -107,7 +109,7 @@ class Runtime:
                 logger.warning("PostgreSQL is not available (%s): starting from the last good configuration", error)
             if self.pipeline.table is None:
                 self._load_from_disk()
-            loop = asyncio.get_running_loop()
+            self._loop = loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
                 self._tasks += [loop.create_task(self.live.run()), loop.create_task(self.watch.run())]
@@ -137,6 +139,8 @@ class Runtime:
             self._nudged.clear()
             with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
                 await self.batcher.command("PING")
+            for part, away_s in self._away().items():
+                metrics.PART_UP.labels(part).set(away_s is None)
             try:
                 await self._refresh()
             except DatabaseUnavailable:
@@ -260,18 +264,20 @@ class Runtime:
     # --- what others may know ---------------------------------------------------------------------------------------
 
     def _fold(self, records: Sequence[Record]) -> None:
+        self.served += len(records)
         metrics.fold(records)
         self.live.fold(records)
 
     def _version(self) -> int | None:
         return self.pipeline.table.version if self.pipeline.table else None
 
+    def _away(self) -> dict[str, float | None]:
+        """Of each part behind us: for how many seconds it has been failing, None if it works."""
+        since = {"postgres": self.database.degraded_since, "redis": self.batcher.degraded_since}
+        return {part: None if at_s is None else round(monotonic() - at_s, 1) for part, at_s in since.items()}
+
     def readiness(self) -> dict[str, Any]:
-        degraded = [
-            name
-            for name, fine in (("postgres", self.database.available), ("redis", self.batcher.available))
-            if not fine
-        ]
+        degraded = [part for part, away_s in self._away().items() if away_s is not None]
         if self.pipeline.table is None or self.draining:
             reason = "draining" if self.draining else "no configuration loaded"
             return {"status": "unready", "reason": reason, "degraded": degraded}
@@ -286,6 +292,8 @@ class Runtime:
             "pid": os.getpid(),
             "role": self.environment.role,
             "uptime_s": round(time() - self._started_s, 1),
+            "away_s": self._away(),
+            "usage_dropping": self.journal.complaint,
             "config_version": self._version(),
             "config_digest": self.digest,
             "config_error": self.error,
@@ -293,6 +301,7 @@ class Runtime:
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
+            "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
             "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
             if table
             else [],

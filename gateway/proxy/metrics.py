@@ -63,6 +63,10 @@ TARGET_UP = Gauge(
     "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",
     ["upstream", "target"], multiprocess_mode="livemostrecent",
 )  # fmt: skip
+PART_UP = Gauge(
+    "hydragate_part_up", "1: every worker reaches it (postgres, redis). 0: one does not, and is degraded.",
+    ["part"], multiprocess_mode="livemin",
+)  # fmt: skip
 #: What a child of a gauge is set to that means nothing any more: in a shared directory none can be removed.
 GONE = float("nan")
 

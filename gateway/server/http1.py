@@ -34,6 +34,7 @@ from gateway.server.wire import Wire
 if TYPE_CHECKING:
     from gateway.server.listener import Listener
 
+IDLE_END_S = 1.0
 READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 
 
@@ -261,12 +262,10 @@ class Connection(Wire):
         return self._transport
 
     def end_idle(self) -> None:
-        """Draining: close if no request is under way. One that has not sent its first gets another second to do so."""
+        """Draining: an idle connection gets another second. A request may be on its way in it, and is then answered
+        with `Connection: close`; closing at once would break it, and a client may not repeat every request."""
         if self._state == READING_HEAD and not self._head.pending:
-            if self._fresh:
-                self._deadline_s = min(self._deadline_s, self.loop.time() + 1.0)
-            else:
-                self._close()
+            self._deadline_s = min(self._deadline_s, self.loop.time() + IDLE_END_S)
 
     # ---- deadlines, from the listener's sweep
 
