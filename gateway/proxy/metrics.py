@@ -18,11 +18,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from gateway.proxy import reserved
 from gateway.proxy.errors import OUTCOMES
 from gateway.proxy.record import Record
 
 __all__ = ["CONTENT_TYPE", "config_version", "exposition", "fold", "process_dead", "refused"]
 
+reserved.install()
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 INFINITY = float("inf")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

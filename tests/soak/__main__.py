@@ -145,7 +145,8 @@ class Soak:
             slope = slope_per_min([(sample.at_s, sample.rss_mb) for sample in mine])
             fds, tasks = grown([sample.fds for sample in mine]), grown([sample.tasks for sample in mine])
             say(
-                f"worker {pid}: {mine[0].rss_mb:.0f} -> {mine[-1].rss_mb:.0f} MB, {slope:+.2f} MB/min after {warm_s:.0f} s;"
+                f"worker {pid}: {mine[0].rss_mb:.0f} -> {mine[-1].rss_mb:.0f} MB, {slope:+.2f} MB/min"
+                f" after {warm_s:.0f} s;"
                 f" descriptors {fds:+.0f}, tasks {tasks:+.0f}"
             )
             fine = fine and slope < MAX_SLOPE_MB and fds <= MAX_GROWN and tasks <= MAX_GROWN
@@ -192,7 +193,7 @@ def document(port: int) -> dict[str, object]:
 async def soak(wanted: argparse.Namespace) -> bool:
     async with serving(behave) as up:
         with gateway_of(wanted.workers) as gateway:
-            os.environ["DJANGO_SUPERUSER_PASSWORD"] = "only for the soak"  # noqa: S105
+            os.environ["DJANGO_SUPERUSER_PASSWORD"] = "only for the soak"
             gateway.manage("createsuperuser", "--noinput", "--username", "soak", "--email", "")
             token = gateway.manage("token", "create", "--user", "soak", "--scopes", "write", "--quiet").strip()
             gateway.configure(document(up.port))

@@ -1,4 +1,4 @@
-"""What a soak asks, what its upstream does about it, and what the client must see. One function for each kind of request.
+"""What a soak asks, what its upstream does about it, and what the client must see: a function for each kind of it.
 
 Each returns "" if it ended as it should, else what happened instead.
 """
@@ -65,9 +65,18 @@ class Client:
         for _, writer in self._idle:
             writer.close()
 
+    def _kept(self) -> Any:
+        """The one used last, unless the other side has closed it."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()
+        return None
+
     async def status(self, path: str) -> tuple[int, bytes]:
         """Status and whole body, over a kept connection."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._kept() or await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(self.request(path))
             status, length, close = await read_head(reader)
