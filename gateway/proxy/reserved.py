@@ -66,7 +66,7 @@ class ReservedDict(MmapedDict):
 
 def install() -> None:
     """Before the first metric is made."""
-    prometheus_client.values.MmapedDict = ReservedDict  # type: ignore[attr-defined]
+    prometheus_client.values.MmapedDict = ReservedDict  # type: ignore[misc]
 
 
 def _reserve_file(filename: str) -> None:
