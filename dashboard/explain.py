@@ -99,6 +99,7 @@ def _upstream_failed(row: Any, names: Names) -> str:
     said = {
         "no_target": f"{where} has no target that takes traffic.",
         "no_healthy_target": f"Every target of {where} failed its health checks.",
+        "circuit_open": f"The circuit to {where} was open: it had failed too often, or been too slow.",
         "upstream_busy": f"All connections to {where} were in use, and waiting for one took too long.",
         "upstream_unreachable": f"No connection to {where} could be made.",
         "upstream_broke": f"{where} closed the connection or sent an invalid answer.",
@@ -120,6 +121,7 @@ _SENTENCES: dict[str, Callable[[Any, Names], str]] = {
         (
             "no_target",
             "no_healthy_target",
+            "circuit_open",
             "upstream_busy",
             "upstream_unreachable",
             "upstream_broke",

@@ -27,7 +27,10 @@ PLUGINS = [
     "gateway.plugins.cors.Cors",
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",
+    "gateway.plugins.oauth2_introspection.Oauth2Introspection",
+    "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.acl.Acl",
+    "gateway.plugins.opa.Opa",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.response_transformer.ResponseTransformer",
@@ -106,6 +109,14 @@ class Environment(BaseSettings):
     """How long a request may wait for Redis before its policy's `on_error` decides."""
     usage_spool_max_mb: int = Field(1024, ge=16)
     """Disk for usage rows that PostgreSQL has not taken yet. When full, new rows are dropped and counted."""
+    access_log: str = Field("", pattern=r"^(stdout|/.+|)$")
+    """Where each request leaves a line: `stdout`, or the absolute path of a file. Empty: nowhere."""
+    access_log_format: Literal["json", "common"] = "json"
+    """`json`: one object a line, in the words of usage rows. `common`: NCSA's Common Log Format."""
+    access_log_max_mb: int = Field(100, ge=0, le=100_000)
+    """Size at which a file is rotated, to `.1`, `.2` and so on. 0: never, something else does."""
+    access_log_keep: int = Field(5, ge=0, le=100)
+    """Rotated files that are kept."""
     usage_retention_days: int = Field(30, ge=1, le=3650)
     """Days of raw usage rows kept. Rollups stay longer: minutes this long, hours a year, days for ever."""
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any
 
@@ -26,9 +27,11 @@ from gateway.environment import Environment
 from gateway.plugins.base import Resources
 from gateway.plugins.registry import Registry
 from gateway.proxy import metrics
+from gateway.proxy.accesslog import AccessLog
 from gateway.proxy.balancer import Balancer
 from gateway.proxy.batcher import Batcher
 from gateway.proxy.board import Board
+from gateway.proxy.calls import Calls
 from gateway.proxy.credentials import Credentials
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import RedisUnavailable
@@ -69,7 +72,10 @@ class Runtime:
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
-        self.resources = Resources(limiter=self.batcher, credentials=self.credentials, clock=monotonic, wall=time)
+        self.calls = Calls()
+        self.resources = Resources(
+            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
+        )
         self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
@@ -79,6 +85,7 @@ class Runtime:
             max_bytes=environment.usage_spool_max_mb << 20,
             on_batch=self._fold,
         )
+        self.access_log = _access_log(environment)
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
         self._redis_url = redis_url
@@ -122,7 +129,10 @@ class Runtime:
         if self._keeper is not None:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
+        if self.access_log is not None:
+            await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()
+        await self.calls.aclose()
         await self.batcher.aclose()
         self.database.close()
         self.started = False
@@ -266,6 +276,8 @@ class Runtime:
     def _fold(self, records: Sequence[Record]) -> None:
         self.served += len(records)
         metrics.fold(records)
+        if self.access_log is not None:
+            self.access_log.fold(records)
         self.live.fold(records)
 
     def _version(self) -> int | None:
@@ -302,10 +314,24 @@ class Runtime:
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
             "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
+            "upstreams_guarded": [*self.forwarder.guards.shown()],
             "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
             if table
             else [],
         }
+
+
+def _access_log(environment: Environment) -> AccessLog | None:
+    if not environment.access_log:
+        return None
+    path = None if environment.access_log == "stdout" else Path(environment.access_log)
+    return AccessLog(
+        path,
+        environment.access_log_format,
+        node=environment.node,
+        max_bytes=environment.access_log_max_mb << 20,
+        keep=environment.access_log_keep,
+    )
 
 
 EMPTY_DOCUMENT: dict[str, Any] = {}

@@ -116,6 +116,29 @@ class UpstreamAdmin(ConfigAdmin):
             },
         ),
         (
+            "Further attempts",
+            {
+                "fields": (
+                    ("retry_statuses", "retry_on_timeout"),
+                    ("retry_all_methods", "retry_body_bytes"),
+                    ("retry_backoff_ms", "retry_budget_percent"),
+                    "hedge_after_ms",
+                )
+            },
+        ),
+        (
+            "Circuit breaker and ceiling",
+            {
+                "fields": (
+                    ("breaker_error_percent", "breaker_min_requests"),
+                    ("breaker_slow_ms", "breaker_slow_percent"),
+                    ("breaker_window_ms", "breaker_open_ms"),
+                    ("max_concurrency", "max_queue"),
+                    "queue_timeout_ms",
+                )
+            },
+        ),
+        (
             "TLS to the targets",
             {"fields": (("tls_verify", "tls_server_name"), "tls_ca", ("tls_client_certificate", "tls_client_key"))},
         ),

@@ -12,6 +12,8 @@ from gateway.plugins.registry import ConfigProblems, Registry
 from gateway.proxy import certificates
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import (
+    BreakerPolicy,
+    CarePolicy,
     EjectPolicy,
     FieldCondition,
     PluginSpec,
@@ -219,6 +221,36 @@ def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
             entry.eject_after, entry.eject_base_ms / 1000, entry.eject_max_ms / 1000, entry.eject_max_percent / 100
         ),
         probe=_probe_policy(entry),
+        care=_care_policy(entry),
+    )
+
+
+def _care_policy(entry: UpstreamEntry) -> CarePolicy | None:
+    """None where nothing of it is asked for: such requests go the short way."""
+    breaker = BreakerPolicy(
+        error_share=entry.breaker_error_percent / 100,
+        slow_s=entry.breaker_slow_ms / 1000,
+        slow_share=entry.breaker_slow_percent / 100,
+        min_requests=entry.breaker_min_requests,
+        window_s=entry.breaker_window_ms / 1000,
+        open_s=entry.breaker_open_ms / 1000,
+    )
+    breaks = bool(entry.breaker_error_percent or entry.breaker_slow_ms)
+    repeats = entry.retry_statuses or entry.retry_on_timeout or entry.retry_all_methods or entry.retry_body_bytes
+    if not (breaks or repeats or entry.max_concurrency or entry.hedge_after_ms):
+        return None
+    return CarePolicy(
+        breaker=breaker if breaks else None,
+        max_concurrency=entry.max_concurrency,
+        max_queue=entry.max_queue,
+        queue_timeout_s=entry.queue_timeout_ms / 1000,
+        retry_statuses=frozenset(entry.retry_statuses),
+        retry_on_timeout=entry.retry_on_timeout,
+        retry_all=entry.retry_all_methods,
+        backoff_s=entry.retry_backoff_ms / 1000,
+        body_bytes=entry.retry_body_bytes,
+        budget_share=entry.retry_budget_percent / 100,
+        hedge_s=entry.hedge_after_ms / 1000,
     )
 
 

@@ -161,8 +161,52 @@ class UpstreamFields(Part):
     """For how long at most."""
     eject_max_percent: int = Field(50, ge=0, le=100)
     """Most of the targets to leave out at once. One may always be, but never the last."""
+    breaker_error_percent: int = Field(0, ge=0, le=100)
+    """Leave the upstream alone when so many of the answers fail (5xx, no connection, no answer in time). 0: never."""
+    breaker_slow_ms: int = Field(0, ge=0, le=3_600_000)
+    """An answer that begins so late is slow. 0: none is."""
+    breaker_slow_percent: int = Field(50, ge=1, le=100)
+    """Leave the upstream alone when so many of the answers are slow."""
+    breaker_min_requests: int = Field(20, ge=1, le=100_000)
+    """Fewer answers in the window tell nothing."""
+    breaker_window_ms: int = Field(10_000, ge=100, le=3_600_000)
+    """How far back is looked."""
+    breaker_open_ms: int = Field(10_000, ge=10, le=3_600_000)
+    """How long it is left alone; then one request tries it."""
+    max_concurrency: int = Field(0, ge=0, le=1_000_000)
+    """Requests under way at once, per worker. 0: as many as come."""
+    max_queue: int = Field(0, ge=0, le=1_000_000)
+    """Above that, so many wait for their turn; further ones get 503."""
+    queue_timeout_ms: int = Field(1_000, ge=1, le=600_000)
+    """How long they wait at most."""
+    retry_statuses: Annotated[list[Annotated[int, Field(ge=400, le=599)]], Field(max_length=50)] = []
+    """Answers after which to try again, such as 502 and 503."""
+    retry_on_timeout: bool = False
+    """Try again when no answer came within first_byte_timeout_ms."""
+    retry_all_methods: bool = False
+    """Repeat POST and PATCH, too: the upstream can tell a repeated request."""
+    retry_backoff_ms: int = Field(25, ge=0, le=60_000)
+    """Before a target is asked again: a random time up to this, twice as long each time."""
+    retry_body_bytes: int = Field(0, ge=0, le=16_777_216)
+    """Keep so much of a request's body to send it again. A longer one is sent once."""
+    retry_budget_percent: int = Field(20, ge=0, le=100)
+    """Further attempts and hedges as a share of the requests, besides ten a second."""
+    hedge_after_ms: int = Field(0, ge=0, le=600_000)
+    """A GET that is not answered for so long goes to another target, too; the first answer counts. 0: never."""
     tags: Tags = []
     """For finding things; no effect on traffic."""
+
+    @field_validator("retry_statuses")
+    @classmethod
+    def _each_once(cls, statuses: list[int]) -> list[int]:
+        return sorted(set(statuses))
+
+    @field_validator("max_queue")
+    @classmethod
+    def _before_a_ceiling(cls, queue: int, info: ValidationInfo) -> int:
+        if queue and not info.data.get("max_concurrency", 1):
+            raise ValueError("Nobody waits without a ceiling: set max_concurrency, too.")
+        return queue
 
     @field_validator("http2")
     @classmethod

@@ -6,6 +6,7 @@ Edit the working copy inside `services.change`. Bounds, defaults and texts of it
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
@@ -66,6 +67,22 @@ class Upstream(ConfigRow):
     eject_base_ms = models.IntegerField(default=default(UpstreamFields, "eject_base_ms"))
     eject_max_ms = models.IntegerField(default=default(UpstreamFields, "eject_max_ms"))
     eject_max_percent = models.IntegerField(default=default(UpstreamFields, "eject_max_percent"))
+    breaker_error_percent = models.IntegerField(default=default(UpstreamFields, "breaker_error_percent"))
+    breaker_slow_ms = models.IntegerField(default=default(UpstreamFields, "breaker_slow_ms"))
+    breaker_slow_percent = models.IntegerField(default=default(UpstreamFields, "breaker_slow_percent"))
+    breaker_min_requests = models.IntegerField(default=default(UpstreamFields, "breaker_min_requests"))
+    breaker_window_ms = models.IntegerField(default=default(UpstreamFields, "breaker_window_ms"))
+    breaker_open_ms = models.IntegerField(default=default(UpstreamFields, "breaker_open_ms"))
+    max_concurrency = models.IntegerField(default=default(UpstreamFields, "max_concurrency"))
+    max_queue = models.IntegerField(default=default(UpstreamFields, "max_queue"))
+    queue_timeout_ms = models.IntegerField(default=default(UpstreamFields, "queue_timeout_ms"))
+    retry_statuses = ArrayField(models.IntegerField(), default=list, blank=True)
+    retry_on_timeout = models.BooleanField(default=False)
+    retry_all_methods = models.BooleanField(default=False)
+    retry_backoff_ms = models.IntegerField(default=default(UpstreamFields, "retry_backoff_ms"))
+    retry_body_bytes = models.IntegerField(default=default(UpstreamFields, "retry_body_bytes"))
+    retry_budget_percent = models.IntegerField(default=default(UpstreamFields, "retry_budget_percent"))
+    hedge_after_ms = models.IntegerField(default=default(UpstreamFields, "hedge_after_ms"))
     tags = words(64)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

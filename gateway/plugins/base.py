@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.plugins.endpoints import Caller
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
 
@@ -79,6 +80,7 @@ class Resources:
 
     limiter: Limiter
     credentials: CredentialLookup
+    caller: Caller
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
 

@@ -192,7 +192,7 @@ class Jwt(Plugin):
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
-        if not self.config.run_on_preflight and _is_preflight(exchange):
+        if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             self._drop_claims(exchange)
             return None
         text = self._token(exchange)
@@ -340,7 +340,3 @@ def _credential(verified: Verified, found: Credential | None) -> Credential:
 @lru_cache(maxsize=4096)
 def _canonical(name: bytes) -> bytes:
     return name.replace(b"_", b"-").replace(b".", b"-")
-
-
-def _is_preflight(exchange: Exchange) -> bool:
-    return exchange.method == "OPTIONS" and headers.get(exchange.headers, b"access-control-request-method") is not None

@@ -75,7 +75,7 @@ class KeyAuth(Plugin):
         self._missing = f"This request has no API key. Send one {', or '.join(places)}."
 
     async def access(self, exchange: Exchange) -> None:
-        if not self.config.run_on_preflight and _is_preflight(exchange):
+        if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             return
         key = self._key(exchange)
         found = self.resources.credentials.find_key(hashlib.sha256(key).digest())
@@ -126,7 +126,3 @@ class KeyAuth(Plugin):
 def _from_scheme(value: bytes) -> bytes:
     scheme, _, key = value.strip().partition(b" ")
     return key.strip() if scheme.lower() in _SCHEMES else b""
-
-
-def _is_preflight(exchange: Exchange) -> bool:
-    return exchange.method == "OPTIONS" and headers.get(exchange.headers, b"access-control-request-method") is not None

@@ -16,6 +16,7 @@ GatewayError                      status  code                     outcome
     ├── NoTarget                  503     no_target                no_target
     │   └── NoHealthyTarget       503     no_healthy_target        no_healthy_target
     ├── UpstreamBusy              503     upstream_busy            upstream_busy
+    ├── CircuitOpen               503     circuit_open             circuit_open
     ├── ConnectFailed             502     upstream_unreachable     upstream_unreachable
     ├── UpstreamBroke             502     upstream_broke           upstream_broke
     └── UpstreamTimeout           504     upstream_timeout         upstream_timeout
@@ -39,7 +40,8 @@ OUTCOMES: frozenset[str] = frozenset({
     "key_missing", "key_invalid", "key_expired", "key_revoked", "consumer_disabled", "acl_denied",
     "token_missing", "token_invalid", "token_expired", "rate_limited", "rejected",
     "plugin_failed", "redis_unavailable", "credentials_unavailable",
-    "no_target", "no_healthy_target", "upstream_busy", "upstream_unreachable", "upstream_broke", "upstream_timeout",
+    "no_target", "no_healthy_target", "upstream_busy", "circuit_open",
+    "upstream_unreachable", "upstream_broke", "upstream_timeout",
     "upstream_error", "client_closed", "internal_error",
 })  # fmt: skip
 
@@ -155,6 +157,13 @@ class UpstreamBusy(UpstreamError):
     detail = "The upstream has no free connection. Try again shortly."
 
 
+class CircuitOpen(UpstreamError):
+    """The upstream failed too often or was too slow lately: it is left alone for a while."""
+
+    status, code, title = 503, "circuit_open", "Upstream left alone"
+    detail = "The upstream has failed too often lately and is not asked at the moment. Try again shortly."
+
+
 class ConnectFailed(UpstreamError):
     """Nothing was sent: always safe to try another target."""
 
@@ -207,6 +216,7 @@ PROXY_STATUS = {
     "no_target": b"destination_unavailable",
     "no_healthy_target": b"destination_unavailable",
     "upstream_busy": b"connection_limit_reached",
+    "circuit_open": b"destination_unavailable",
     "upstream_unreachable": b"connection_refused",
     "upstream_broke": b"http_response_incomplete",
     "upstream_timeout": b"http_response_timeout",

@@ -17,12 +17,14 @@ import httpx
 from gateway.proxy import headers as fields
 from gateway.proxy.answer import AnswerStream
 from gateway.proxy.balancer import Balancer, TargetState
+from gateway.proxy.care import Attempts, KeptBody, Permit, deadline_of
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.guard import Guards
 from gateway.proxy.messages import UpstreamRequest
 from gateway.proxy.paths import climbs
 from gateway.proxy.patterns import rewrite_path
-from gateway.proxy.snapshot import RouteSpec, UpstreamSpec
+from gateway.proxy.snapshot import CarePolicy, RouteSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 
 VIA = b"1.1 hydragate"
@@ -34,6 +36,7 @@ class Forwarder:
     def __init__(self, transports: Transports, balancer: Balancer, max_body_bytes: int = 0) -> None:
         self.transports = transports
         self.balancer = balancer
+        self.guards = Guards()
         self.max_body_bytes = max_body_bytes
 
     async def forward(self, exchange: Exchange) -> None:
@@ -44,6 +47,9 @@ class Forwarder:
         own_host, pairs = _request_headers(exchange, route)
         path = _request_target(exchange, route)
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
+        if upstream.care is not None:
+            await self._carefully(exchange, upstream, upstream.care, own_host, pairs, path, body)
+            return
         tried: set[str] | tuple[()] = ()
         extensions: dict[str, Any] = {"target": path}
         if upstream.total_timeout_s:
@@ -63,12 +69,44 @@ class Forwarder:
                 if exchange.tries > upstream.retries or exchange.bytes_in or not _may_try_again(error):
                     raise
 
-    async def _attempt(
-        self, exchange: Exchange, upstream: UpstreamSpec, state: TargetState, request: httpx.Request
-    ) -> None:
+    async def _carefully(
+        self, exchange: Exchange, upstream: UpstreamSpec, care: CarePolicy, own_host: bytes, pairs: fields.Pairs,
+        path: bytes, stream: httpx.AsyncByteStream,
+    ) -> None:  # fmt: skip
+        extensions: dict[str, Any] = {"target": path}
+        if upstream.total_timeout_s:
+            extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
+        kept = None if exchange.body is None else KeptBody(aiter(stream), care.body_bytes)
+
+        def make(state: TargetState) -> httpx.Request:
+            host = (b"host", own_host or state.target.authority)
+            return UpstreamRequest(exchange.method, [host, *pairs], stream if kept is None else kept, extensions)
+
+        guard = self.guards.of(upstream, care)
+        await guard.ceiling.enter()
+        try:
+            attempts = Attempts(exchange, upstream, care, guard, self.balancer)
+            got = await attempts.run(make, self._transport, kept, deadline_of(extensions))
+        except BaseException:
+            guard.ceiling.leave()
+            raise
+        exchange.sent_s, exchange.upstream_head_s = got.sent_s, got.head_s
+        if got.whole is None:
+            exchange.release = Permit(guard, Lease(got.stream, got.state).close).close
+        else:
+            guard.ceiling.leave()
+        _deliver(exchange, got.response, got.stream, got.whole)
+
+    def _transport(self, upstream: UpstreamSpec, state: TargetState) -> httpx.AsyncBaseTransport:
         transport = state.transport
         if transport is None:  # the first since the configuration changed
             transport = state.transport = self.transports.get(upstream, state.target)
+        return transport
+
+    async def _attempt(
+        self, exchange: Exchange, upstream: UpstreamSpec, state: TargetState, request: httpx.Request
+    ) -> None:
+        transport = state.transport or self._transport(upstream, state)
         state.in_flight += 1
         exchange.sent_s = perf_counter()
         try:
@@ -86,10 +124,7 @@ class Forwarder:
             exchange.release = Lease(stream, state).close
         else:  # a small answer is all here, and its connection back in the pool
             state.in_flight -= 1
-        exchange.status = response.status_code
-        exchange.response_headers = fields.end_to_end(response.headers.raw)
-        fields.append_token(exchange.response_headers, b"via", VIA)
-        exchange.answer_body = aiter(stream) if whole is None else whole
+        _deliver(exchange, response, stream, whole)
 
     def retain(self, upstreams: list[UpstreamSpec]) -> None:
         """After a swap: close connections and forget state of targets that no configuration names any more."""
@@ -97,6 +132,7 @@ class Forwarder:
             {transport_key(upstream, target) for upstream in upstreams for target in upstream.targets}
         )
         self.balancer.retain(upstreams)
+        self.guards.retain(upstreams)
 
     def _body_limit(self, route: RouteSpec) -> int:
         limits = [limit for limit in (self.max_body_bytes, route.max_body_bytes) if limit]
@@ -107,6 +143,13 @@ class Forwarder:
         limit = self._body_limit(route)
         if limit and (exchange.content_length or 0) > limit:
             raise BodyTooLarge(f"The request body is larger than the {limit} bytes this route accepts.")
+
+
+def _deliver(exchange: Exchange, response: httpx.Response, stream: AnswerStream, whole: bytes | None) -> None:
+    exchange.status = response.status_code
+    exchange.response_headers = fields.end_to_end(response.headers.raw)
+    fields.append_token(exchange.response_headers, b"via", VIA)
+    exchange.answer_body = aiter(stream) if whole is None else whole
 
 
 class Lease:

@@ -45,6 +45,11 @@ def append_token(pairs: Pairs, name: bytes, token: bytes) -> None:
         pairs.append((name, token))
 
 
+def is_preflight(method: str, pairs: Iterable[Pair]) -> bool:
+    """A browser asks by itself whether a page may send what it wants to (CORS)."""
+    return method == "OPTIONS" and get(pairs, b"access-control-request-method") is not None
+
+
 def connection_options(pairs: Iterable[Pair]) -> frozenset[bytes]:
     """The lower-cased field names a `Connection` header lists."""
     options: set[bytes] = set()

@@ -61,6 +61,13 @@ USAGE_BAD_FILES = Gauge(
     "hydragate_usage_bad_files", "Files in the spool's bad/ directory: lines PostgreSQL refused.",
     multiprocess_mode="livemostrecent",
 )  # fmt: skip
+CIRCUIT_OPEN = Gauge(
+    "hydragate_upstream_circuit_open", "Workers of the node that leave the upstream alone: its circuit is open.",
+    ["upstream"], multiprocess_mode="livesum",
+)  # fmt: skip
+ACCESS_LOG_DROPPED = Counter(
+    "hydragate_access_log_dropped_total", "Lines of the access log lost: the disk is full, hangs or refuses."
+)
 TARGET_UP = Gauge(
     "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",
     ["upstream", "target"], multiprocess_mode="livemostrecent",

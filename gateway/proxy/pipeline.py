@@ -49,7 +49,7 @@ class Pipeline:
         try:
             answer = await self._decide(exchange, self.table)
             if answer is not None:
-                exchange.outcome = "answered"
+                exchange.outcome = exchange.outcome or "answered"  # a plugin may know better
                 _answer(exchange, answer.status, [*answer.headers], answer.body)
         except GatewayError as error:
             _refuse(exchange, error)

@@ -43,6 +43,36 @@ class EjectPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a worker stops asking an upstream for a while."""
+
+    error_share: float  # of the answers in the window; 0: errors do not open it
+    slow_s: float  # an answer's head that takes as long is slow; 0: slowness does not open it
+    slow_share: float
+    min_requests: int  # fewer in the window tell nothing
+    window_s: float
+    open_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CarePolicy:
+    """What an upstream asks for beyond a second try when nothing was sent. Of each worker."""
+
+    breaker: BreakerPolicy | None = None
+    max_concurrency: int = 0  # requests under way; 0: no ceiling
+    max_queue: int = 0
+    queue_timeout_s: float = 1.0
+    retry_statuses: frozenset[int] = frozenset()
+    retry_on_timeout: bool = False
+    retry_all: bool = False  # methods that are not idempotent, too
+    backoff_s: float = 0.025
+    body_bytes: int = 0  # of a body that are kept to send it again
+    budget_share: float = 0.2  # further attempts for each request
+    budget_per_s: float = 10.0
+    hedge_s: float = 0.0  # a GET without an answer for so long is sent to another target, too; 0: never
+
+
+@dataclass(frozen=True, slots=True)
 class ProbePolicy:
     """How a node asks each target by itself whether it is well."""
 
@@ -86,6 +116,7 @@ class UpstreamSpec:
     http2: bool = False  # with httpx: offered over TLS, taken for granted without
     eject: EjectPolicy = EjectPolicy()
     probe: ProbePolicy | None = None
+    care: CarePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ async def test_the_plugins_own_detail_is_understood(algorithm):
         async def check(self, limits):
             return self.local.check(limits, 1_000_000)
 
-    resources = Resources(limiter=Counters(), credentials=None, clock=lambda: 0.0, wall=lambda: 0.0)  # type: ignore[arg-type]
+    resources = Resources(limiter=Counters(), credentials=None, caller=None, clock=lambda: 0.0, wall=lambda: 0.0)  # type: ignore[arg-type]
     plugin, exchange = RateLimiting(config, resources, setting_id=1), finished()
     await plugin.access(exchange)
     with pytest.raises(Reject):

@@ -25,6 +25,7 @@ from django.conf import settings
 
 from gateway.embedded import places
 from gateway.management.commands.up import interruptible
+from tests.e2e.gateway import wait_until
 from tests.running import Running, alive, free_port, get, ordinary_user, running, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -226,7 +227,7 @@ def test_an_interrupted_start_leaves_nothing_running(homes: Homes, moment: str) 
     family = node.family
     node.signal(signal.SIGTERM)
     assert node.wait() == 130
-    assert not any(map(alive, family))
+    wait_until(lambda: not any(map(alive, family)), 2, "everything it started has ended")
     assert "Traceback" not in node.output
 
 

@@ -12,6 +12,7 @@ import pytest
 from gateway.environment import PLUGINS
 from gateway.plugins.base import Plugin, Refusal, Resources
 from gateway.plugins.registry import Registry
+from gateway.proxy.calls import Calls
 from gateway.proxy.errors import CredentialsUnavailable, RedisUnavailable
 from gateway.proxy.exchange import Consumer, Credential, Exchange
 from gateway.proxy.headers import Pairs
@@ -93,13 +94,19 @@ def credentials() -> FakeCredentials:
 
 
 @pytest.fixture
+def caller() -> Calls:
+    """The real one: services that plugins call are real, too."""
+    return Calls()
+
+
+@pytest.fixture
 def make(
-    registry: Registry, limiter: FakeLimiter, credentials: FakeCredentials, clock: FakeClock
+    registry: Registry, limiter: FakeLimiter, credentials: FakeCredentials, caller: Calls, clock: FakeClock
 ) -> Callable[..., Plugin]:
     """`make("acl", {"allow": ["gold"]})`: a plugin of a validated config."""
 
     def build(name: str, config: dict[str, Any] | None = None, setting_id: int = 7) -> Plugin:
-        resources = Resources(limiter=limiter, credentials=credentials, clock=clock, wall=clock)
+        resources = Resources(limiter=limiter, credentials=credentials, caller=caller, clock=clock, wall=clock)
         return registry[name](registry.validate(name, config or {}), resources, setting_id)
 
     return build

@@ -57,7 +57,7 @@ def table(
     settings: Sequence[PluginSpec] = (),
 ) -> RoutingTable:
     snapshot = Snapshot(7, "digest", {u.name: u for u in upstreams}, tuple(routes), tuple(settings))
-    return RoutingTable(snapshot, Registry(plugins), Resources(NOTHING, NOTHING, time.monotonic, time.time))
+    return RoutingTable(snapshot, Registry(plugins), Resources(NOTHING, NOTHING, NOTHING, time.monotonic, time.time))
 
 
 class Bench:

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.snapshot import EjectPolicy, FieldCondition, ProbePolicy, TargetSpec, WeightedUpstream
+from gateway.proxy.snapshot import (
+    BreakerPolicy,
+    CarePolicy,
+    EjectPolicy,
+    FieldCondition,
+    ProbePolicy,
+    TargetSpec,
+    WeightedUpstream,
+)
 from routes.compile import CompileError, upstreams_of
 from routes.compile import compile as compile_document
 
@@ -132,10 +140,26 @@ def test_health_reaches_the_snapshot(registry):
     assert compile_document(document(upstreams=[upstream()]), registry).upstreams["users"].probe is None
 
 
+def test_care_reaches_the_snapshot_and_is_none_where_nothing_is_asked_for(registry):
+    def care_of(**fields):
+        return compile_document(document(upstreams=[upstream(**fields)]), registry).upstreams["users"].care
+
+    assert care_of() is None
+    assert care_of(breaker_min_requests=5, queue_timeout_ms=1, retry_backoff_ms=1) is None
+    assert care_of(retry_statuses=[503, 502, 503]) == CarePolicy(retry_statuses=frozenset({502, 503}))
+    assert care_of(max_concurrency=5, max_queue=2) == CarePolicy(max_concurrency=5, max_queue=2)
+    assert care_of(breaker_error_percent=50) == CarePolicy(breaker=BreakerPolicy(0.5, 0.0, 0.5, 20, 10.0, 10.0))
+    assert care_of(hedge_after_ms=30, retry_budget_percent=5) == CarePolicy(hedge_s=0.03, budget_share=0.05)
+    assert care_of(
+        retry_on_timeout=True, retry_all_methods=True, retry_body_bytes=10, retry_backoff_ms=0
+    ) == CarePolicy(retry_on_timeout=True, retry_all=True, body_bytes=10, backoff_s=0.0)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("probe", "ping"), ("probe_path", "up"), ("probe_path", "/a b"), ("probe_host", "http://x"),
+        ("breaker_error_percent", 101), ("breaker_slow_percent", 0), ("max_queue", 5), ("retry_statuses", "x"),
+        ("retry_body_bytes", 1 << 30), ("probe", "ping"), ("probe_path", "up"), ("probe_path", "/a b"), ("probe_host", "http://x"),
         ("probe_host", "*.x"), ("probe_host", "x:0"), ("probe_host", "x:70000"), ("probe_statuses", ""),
         ("probe_statuses", "299-200"), ("probe_statuses", "2xx"), ("probe_interval_ms", 99), ("probe_timeout_ms", 0),
         ("probe_healthy_after", 0), ("probe_body", "x" * 201), ("eject_after", -1), ("eject_base_ms", 1),

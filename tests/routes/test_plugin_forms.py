@@ -27,6 +27,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"keys": [{"kid": "a", "algorithm": "HS512", "secret": "a-secret-of-ours"}], "leeway_s": 5,
          "claims_to_headers": [{"claim": "email", "header": "X-Email"}]},
     ],
+    "oauth2-introspection": [
+        {"introspection_url": "https://a/", "client_id": "us", "client_secret": "s", "scopes_required": ["a"]},
+    ],
+    "forward-auth": [{"uri": "http://a:9/check", "upstream_headers": ["X-User"], "on_error": "allow"}],
+    "opa": [{"url": "http://a:8181/v1/data/authz", "include_headers": [], "cache_ttl_s": 5, "include_route": True}],
     "acl": [{"allow": ["staff"], "deny": [], "hide_groups_header": False}],
     "rate-limiting": [
         {"minute": 100, "by": "ip", "error_code": 503},
