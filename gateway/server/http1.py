@@ -40,7 +40,7 @@ READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 
 class Connection(Wire):
     __slots__ = (
-        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_lingered", "_state", "client", "listener",
+        "_ahead", "_body", "_cycle", "_deadline_s", "_head", "_lingered", "_state", "client", "listener",
         "server",
     )  # fmt: skip
 
@@ -52,7 +52,6 @@ class Connection(Wire):
         self._body: Sized | Chunked | None = None
         self._head = HeadReader(listener.limits)
         self._ahead = bytearray()  # requests sent before they can be served
-        self._fresh = True  # no request seen yet
         self._lingered = 0
         self._deadline_s = inf  # for what the client has to send
 
@@ -112,7 +111,6 @@ class Connection(Wire):
 
     def _begin(self, request: Head, rest: bytes) -> None:
         listener = self.listener
-        self._fresh = False
         if request.websocket and request.length == 0 and listener.upgrade is not None:
             if listener.ssl_context is not None:
                 raise UpgradeRefused
