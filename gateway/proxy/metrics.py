@@ -76,6 +76,15 @@ PART_UP = Gauge(
     "hydragate_part_up", "1: every worker reaches it (postgres, redis). 0: one does not, and is degraded.",
     ["part"], multiprocess_mode="livemin",
 )  # fmt: skip
+TARGET_STATE = Gauge(
+    "hydragate_upstream_target_state",
+    "1 for the state a target is in: up, draining, down (its probes fail) or ejected (it fails in traffic).",
+    ["upstream", "target", "state"], multiprocess_mode="livemostrecent",
+)  # fmt: skip
+UPSTREAM_INFO = Gauge(
+    "hydragate_upstream_info", "1, with the way the upstream chooses among its targets.",
+    ["upstream", "balancing"], multiprocess_mode="livemostrecent",
+)  # fmt: skip
 #: What a child of a gauge is set to that means nothing any more: in a shared directory none can be removed.
 GONE = float("nan")
 

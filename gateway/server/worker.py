@@ -37,6 +37,7 @@ class Life:
     stop: Callable[[], Coroutine[Any, Any, None]]
     refused: OnRefused | None = None
     serves: Callable[[], bool] = lambda: True
+    tell: Callable[[Callable[[], dict[str, Any]]], None] = lambda state: None  # what the front says for `/status`
     served: Callable[[], int] = lambda: 0  # requests so far
 
 
@@ -75,28 +76,20 @@ def main() -> None:
     server = WorkerServer(
         application,
         [socket.socket(fileno=fd) for fd in arguments.fds],
-        limits=limits(settings),
+        limits=Limits.of(settings),
         on_start=start,
         on_drain=life.drain,
         on_stop=stop,
         on_refused=life.refused,
+        trusted=settings.trusted_proxies,
         drain_timeout_s=settings.drain_timeout_s,
         drain_delay_s=settings.drain_delay_s,
     )
+    life.tell(server.listener.state)
     try:
         server.run()
     except NothingToServe as error:
         raise SystemExit(f"{error}") from None
-
-
-def limits(settings: environment.Environment) -> Limits:
-    return Limits(
-        max_line_bytes=settings.max_line_bytes,
-        max_head_bytes=settings.max_head_bytes,
-        max_headers=settings.max_headers,
-        max_body_bytes=settings.max_body_bytes,
-        max_connections=settings.max_connections,
-    )
 
 
 async def something_to_serve(life: Life, must: str) -> None:
@@ -136,9 +129,12 @@ def _life(app: str) -> Life:
         def serves() -> bool:
             return current.environment.role == "admin" or current.pipeline.table is not None
 
+        def tell(state: Callable[[], dict[str, Any]]) -> None:
+            current.front = state
+
         return Life(
-            current.start, current.begin_drain, current.stop, metrics.refused, serves, lambda: current.served
-        )  # fmt: skip
+            current.start, current.begin_drain, current.stop, metrics.refused, serves, tell, lambda: current.served
+        )
 
     async def nothing() -> None: ...
 

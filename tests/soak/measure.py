@@ -33,7 +33,7 @@ def samples(url: str, pids: Sequence[int], at_s: float) -> list[Sample]:
                 state = json.load(answer)
             told[state["pid"]] = state
     return [
-        Sample(at_s, pid, rss_mb(pid), fds(pid), told[pid]["tasks"], told[pid]["requests_in_flight"])
+        Sample(at_s, pid, rss_mb(pid), fds(pid), told[pid]["front"]["tasks"], told[pid]["requests_in_flight"])
         for pid in pids
         if pid in told
     ]
