@@ -10,7 +10,7 @@ lost, the answer is one of those that are worth it, the circuit is closed, the b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import random
@@ -207,7 +207,7 @@ class Attempts:
             await self._settle(tasks, best)
         return best
 
-    async def _settle(self, tasks: list[asyncio.Future[Got]], best: Got | None) -> None:
+    async def _settle(self, tasks: Sequence[asyncio.Future[Got]], best: Got | None) -> None:
         try:
             await self._put_away([task for task in tasks if not _is(task, best)])
         except BaseException:  # cancelled meanwhile: the answer that won has nobody to go to either
