@@ -12,6 +12,8 @@ import logging
 import threading
 from pathlib import Path
 
+from prometheus_client import Gauge
+
 from gateway.proxy import metrics
 from gateway.proxy.board import Board
 from gateway.proxy.prober import Prober
@@ -39,6 +41,7 @@ class Watcher(threading.Thread):
         self._upstreams: list[UpstreamSpec] = []
         self._stamp: tuple[int, int] | None = None  # of the document read last
         self._told: dict[tuple[str, str], bool] = {}
+        self._ones: set[tuple[Gauge, tuple[str, ...]]] = set()  # what stands at 1
         self._tidy_at_s = 0.0
         self._stopping = threading.Event()
 
@@ -90,6 +93,14 @@ class Watcher(threading.Thread):
 
     def _measure(self) -> None:
         now = {(one.upstream, one.address): one.state in ("up", "draining") for one in self.sightings}
+        ones: set[tuple[Gauge, tuple[str, ...]]]
+        ones = {(metrics.TARGET_STATE, (one.upstream, one.address, one.state)) for one in self.sightings}
+        ones |= {(metrics.UPSTREAM_INFO, (upstream.name, upstream.balancing)) for upstream in self._upstreams}
+        for gauge, labels in ones - self._ones:
+            gauge.labels(*labels).set(1)
+        for gauge, labels in self._ones - ones:
+            gauge.labels(*labels).set(metrics.GONE)
+        self._ones = ones
         for key, up in now.items():
             if self._told.get(key) is not up:
                 metrics.TARGET_UP.labels(*key).set(float(up))

@@ -96,8 +96,27 @@ class Environment(BaseSettings):
     """Longest request line; above it 414."""
     max_body_bytes: int = Field(1_073_741_824, ge=0)
     """Largest request body; above it 413. 0: no limit. A route may set a lower one."""
+    max_trailer_bytes: int = Field(8_192, ge=256, le=1_048_576)
+    """Largest trailer section of a chunked request body; above it 400. Trailers are checked, then dropped."""
     max_connections: int = Field(10_000, ge=10)
     """Open client connections of one worker; above it 503."""
+    max_connections_per_address: int = Field(5_000, ge=0)
+    """Open connections of one worker from one address (of IPv6, one /64); above it 429. `GATEWAY_TRUSTED_PROXIES` are
+    not counted. 0: no limit."""
+    head_timeout_s: float = Field(10.0, ge=0.1, le=600)
+    """From the first byte of a request head, or from connecting, to the head's end; after it 408."""
+    keepalive_timeout_s: float = Field(75.0, ge=0.1, le=3600)
+    """How long a connection may stay open without a request."""
+    body_timeout_s: float = Field(20.0, ge=0.1, le=3600)
+    """How long a request body may make no progress; after it 408."""
+    min_body_bytes_per_s: int = Field(240, ge=0, le=1_048_576)
+    """Below this a request body makes no progress, `GATEWAY_BODY_TIMEOUT_S` is the grace. 0: any byte is progress."""
+    write_timeout_s: float = Field(25.0, ge=0.1, le=3600)
+    """How long a client may take nothing of an answer that waits for it; then the connection is reset."""
+    min_answer_bytes_per_s: int = Field(240, ge=0, le=1_048_576)
+    """Below this a client takes nothing, `GATEWAY_WRITE_TIMEOUT_S` is the grace. 0: any byte counts."""
+    linger_timeout_s: float = Field(5.0, ge=0.1, le=60)
+    """After refusing a request: how long what the client still sends is read away, so that it sees the answer."""
 
     redis_timeout_ms: int = Field(50, ge=5, le=5000)
     """How long a request may wait for Redis before its policy's `on_error` decides."""

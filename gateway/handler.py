@@ -36,6 +36,8 @@ class ProxyRequest(ASGIRequest):
     character set they were asked for, so clients could fill the memory with them.
     """
 
+    early_hints: Callable[[list[bytes]], None] | None = None  # 103 to the client, where the server can
+
     def __init__(self, scope: Any, receive: Receive | None = None) -> None:
         self.scope = scope
         self.receive = receive
@@ -63,6 +65,7 @@ class ProxyHandler(ASGIHandler):
         cycle: Cycle | None = extensions.get("hydragate.cycle") if extensions else None
         if cycle is not None:
             cycle.cancel_with_client()
+            request.early_hints = cycle.early_hints
             await self._send(await proxy(request), send, cycle)
             return
         watcher = None

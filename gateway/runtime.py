@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -75,7 +75,8 @@ class Runtime:
         self.resources = Resources(
             limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
         )
-        self.forwarder = Forwarder(Transports(), Balancer(), environment.max_body_bytes)
+        balancer = Balancer(secret=settings.SECRET_KEY.encode())
+        self.forwarder = Forwarder(Transports(), balancer, environment.max_body_bytes)
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
             spool_dir(environment.data_dir),
@@ -87,6 +88,7 @@ class Runtime:
         self.access_log = _access_log(environment)
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
+        self.front: Callable[[], dict[str, Any]] = dict  # our own server tells of its connections and limits
         self._redis_url = redis_url
         self._started_s = time()
         self._refused: tuple[int, str] | None = None  # a version that could not be built: it will not be tried again
@@ -117,6 +119,8 @@ class Runtime:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
+                with contextlib.suppress(TimeoutError):
+                    await self.watch.begin()
                 self._tasks += [loop.create_task(self.live.run()), loop.create_task(self.watch.run())]
             self.started = True
 
@@ -305,6 +309,7 @@ class Runtime:
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),
             "requests_in_flight": self.pipeline.in_flight,
+            "front": self.front(),
             "upstreams_guarded": [*self.forwarder.guards.shown()],
             "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
             if table

@@ -54,6 +54,7 @@ def exchange_of(request: ASGIRequest) -> Exchange:
         started_s=perf_counter(),
         wall_s=time(),
     )
+    exchange.hints = getattr(request, "early_hints", None)
     for name, value in exchange.headers:
         if name == b"content-length":
             exchange.content_length = int(value)

@@ -105,6 +105,18 @@ class UpstreamAdmin(ConfigAdmin):
     fieldsets = (
         (None, {"fields": ("name", ("protocol", "balancing"), "tags")}),
         (
+            "Balancing: hashing, sticky sessions, slow start",
+            {
+                "fields": (
+                    ("hash_on", "slow_start_ms"),
+                    ("hash_on_header", "hash_on_cookie"),
+                    ("sticky_cookie", "sticky_max_age_s"),
+                    ("sticky_path", "sticky_same_site"),
+                    ("sticky_secure", "sticky_http_only"),
+                )
+            },
+        ),
+        (
             "Timeouts, limits and transport",
             {
                 "fields": (
@@ -147,7 +159,8 @@ class UpstreamAdmin(ConfigAdmin):
             {
                 "fields": (
                     ("probe", "probe_path"),
-                    ("probe_interval_ms", "probe_timeout_ms"),
+                    ("probe_interval_ms", "probe_down_interval_ms"),
+                    "probe_timeout_ms",
                     ("probe_healthy_after", "probe_unhealthy_after"),
                     ("probe_statuses", "probe_host"),
                     "probe_body",
@@ -156,7 +169,13 @@ class UpstreamAdmin(ConfigAdmin):
         ),
         (
             "Health: ejection of targets that fail",
-            {"fields": (("eject_after", "eject_max_percent"), ("eject_base_ms", "eject_max_ms"))},
+            {
+                "fields": (
+                    ("eject_after", "eject_max_percent"),
+                    ("eject_base_ms", "eject_max_ms"),
+                    ("eject_on", "eject_statuses"),
+                )
+            },
         ),
     )
 

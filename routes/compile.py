@@ -16,11 +16,13 @@ from gateway.proxy.snapshot import (
     CarePolicy,
     EjectPolicy,
     FieldCondition,
+    HashPolicy,
     PluginSpec,
     ProbePolicy,
     RouteSpec,
     Scope,
     Snapshot,
+    StickyPolicy,
     TargetSpec,
     TlsSpec,
     UpstreamSpec,
@@ -218,9 +220,17 @@ def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
         http2=entry.http2,
         targets=tuple(_target_specs(entry.targets)),
         eject=EjectPolicy(
-            entry.eject_after, entry.eject_base_ms / 1000, entry.eject_max_ms / 1000, entry.eject_max_percent / 100
+            entry.eject_after,
+            entry.eject_base_ms / 1000,
+            entry.eject_max_ms / 1000,
+            entry.eject_max_percent / 100,
+            frozenset(entry.eject_on),
+            frozenset(status for low, high in status_ranges(entry.eject_statuses) for status in range(low, high + 1)),
         ),
         probe=_probe_policy(entry),
+        hashing=_hash_policy(entry),
+        sticky=_sticky_policy(entry),
+        slow_start_s=entry.slow_start_ms / 1000,
         care=_care_policy(entry),
     )
 
@@ -267,6 +277,25 @@ def _probe_policy(entry: UpstreamEntry) -> ProbePolicy | None:
         unhealthy_after=entry.probe_unhealthy_after,
         statuses=status_ranges(entry.probe_statuses),
         body=entry.probe_body.encode(),
+        down_interval_s=entry.probe_down_interval_ms / 1000,
+    )
+
+
+def _hash_policy(entry: UpstreamEntry) -> HashPolicy:
+    name = {"header": entry.hash_on_header, "cookie": entry.hash_on_cookie}.get(entry.hash_on, "")
+    return HashPolicy(entry.hash_on, name.encode("ascii"))
+
+
+def _sticky_policy(entry: UpstreamEntry) -> StickyPolicy | None:
+    if not entry.sticky_cookie:
+        return None
+    return StickyPolicy(
+        cookie=entry.sticky_cookie.encode("ascii"),
+        max_age_s=entry.sticky_max_age_s,
+        path=entry.sticky_path,
+        secure=entry.sticky_secure,
+        http_only=entry.sticky_http_only,
+        same_site=entry.sticky_same_site,
     )
 
 

@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from gateway.proxy.patterns import Pattern, check_rewrite
-from gateway.proxy.snapshot import TargetSpec
+from gateway.proxy.snapshot import BLAMES, Blame, TargetSpec
 from routes import syntax
 
 FORMAT = 1
@@ -49,6 +49,11 @@ Pem = Annotated[str, AfterValidator(syntax.lines), Field(max_length=200_000)]
 ProbePath = Annotated[str, AfterValidator(syntax.probe_path), WithJsonSchema(syntax.PROBE_PATH_SCHEMA)]
 ProbeHost = Annotated[str, AfterValidator(syntax.probe_host), WithJsonSchema(syntax.PROBE_HOST_SCHEMA)]
 Statuses = Annotated[str, AfterValidator(syntax.statuses), WithJsonSchema(syntax.STATUSES_SCHEMA)]
+HashHeader = Annotated[str, AfterValidator(syntax.hash_header), WithJsonSchema(syntax.HASH_HEADER_SCHEMA)]
+CookieName = Annotated[str, AfterValidator(syntax.cookie_name), WithJsonSchema(syntax.COOKIE_NAME_SCHEMA)]
+CookiePath = Annotated[str, AfterValidator(syntax.cookie_path), WithJsonSchema(syntax.COOKIE_PATH_SCHEMA)]
+EjectStatuses = Annotated[str, AfterValidator(syntax.eject_statuses), WithJsonSchema(syntax.STATUSES_SCHEMA)]
+EjectOn = Annotated[list[Blame], AfterValidator(syntax.in_order), Field(max_length=len(BLAMES))]
 Conditions = dict[str, list[str]]
 
 
@@ -107,8 +112,28 @@ class UpstreamFields(Part):
     """Unique. Letters, digits and . _ -"""
     protocol: Literal["http", "https"] = "http"
     """How to speak to the targets."""
-    balancing: Literal["round-robin", "least-connections"] = "round-robin"
-    """Which target is next: in turn by weight, or the one with the fewest requests in flight."""
+    balancing: Literal["round-robin", "least-connections", "ewma", "consistent-hashing"] = "round-robin"
+    """Which target is next: in turn by weight, the fewest requests in flight, the quickest, or by a hash."""
+    hash_on: Literal["ip", "header", "cookie", "path", "consumer"] = "ip"
+    """What a request's hash is made of (consistent-hashing). Where it has none of that: the client's address."""
+    hash_on_header: HashHeader = Field("", validate_default=True)
+    """The header's name (hash_on header)."""
+    hash_on_cookie: CookieName = Field("", validate_default=True)
+    """The cookie's name (hash_on cookie)."""
+    sticky_cookie: CookieName = ""
+    """Name of the cookie that leads a client back to the target it had. Empty: no sticky sessions."""
+    sticky_max_age_s: int = Field(0, ge=0, le=31_536_000)
+    """How long the cookie lives. 0: until the browser is closed."""
+    sticky_path: CookiePath = "/"
+    """Path the cookie is for."""
+    sticky_secure: bool = False
+    """Send it over HTTPS only."""
+    sticky_http_only: bool = True
+    """Hide it from scripts."""
+    sticky_same_site: Literal["", "lax", "strict", "none"] = Field("", validate_default=True)
+    """Whether other sites' requests carry it. Empty: as the browser likes."""
+    slow_start_ms: int = Field(0, ge=0, le=3_600_000)
+    """A target that comes up, is restored or new gets its full share only after so long. 0: at once."""
     connect_timeout_ms: int = Field(5_000, ge=1, le=600_000)
     """For a new connection, TLS included."""
     first_byte_timeout_ms: int = Field(60_000, ge=1, le=86_400_000)
@@ -143,6 +168,8 @@ class UpstreamFields(Part):
     """Host to ask for (http). Empty: the target's."""
     probe_interval_ms: int = Field(5_000, ge=100, le=3_600_000)
     """From one probe to the next."""
+    probe_down_interval_ms: int = Field(0, ge=0, le=3_600_000)
+    """The same for a target that is down. 0: as for the others."""
     probe_timeout_ms: int = Field(2_000, ge=1, le=600_000)
     """For the whole probe."""
     probe_healthy_after: int = Field(2, ge=1, le=1_000)
@@ -154,7 +181,11 @@ class UpstreamFields(Part):
     probe_body: str = Field("", max_length=200)
     """A text the first 64 KiB of the body must hold (http). Empty: any body."""
     eject_after: int = Field(5, ge=0, le=1_000)
-    """Leave a target out after so many failures in a row: 5xx, no connection, no answer in time. 0: never."""
+    """Leave a target out after so many failures in a row, counted by all workers of a node together. 0: never."""
+    eject_on: EjectOn = list(BLAMES)
+    """What is a failure: a `status` of eject_statuses, `connect`, `timeout`, or an answer that is `broken` (off)."""
+    eject_statuses: EjectStatuses = Field("500,502-504,506-599", max_length=100)
+    """Statuses that are failures. 501 and 505 speak of the request rather than of the target."""
     eject_base_ms: int = Field(10_000, ge=100, le=3_600_000)
     """For how long at first; each further time twice as long."""
     eject_max_ms: int = Field(300_000, ge=100, le=86_400_000, validate_default=True)
@@ -214,6 +245,21 @@ class UpstreamFields(Part):
         if http2 and info.data.get("transport") == "native":
             raise ValueError("The native transport speaks HTTP/1.1 only. Choose the transport httpx.")
         return http2
+
+    @field_validator("hash_on_header", "hash_on_cookie")
+    @classmethod
+    def _hashed(cls, name: str, info: ValidationInfo) -> str:
+        kind = (info.field_name or "").removeprefix("hash_on_")
+        if not name and info.data.get("hash_on") == kind and info.data.get("balancing") == "consistent-hashing":
+            raise ValueError(f"hash_on is {kind}: name the {kind}.")
+        return name
+
+    @field_validator("sticky_same_site")
+    @classmethod
+    def _accepted(cls, same_site: str, info: ValidationInfo) -> str:
+        if same_site == "none" and not info.data.get("sticky_secure"):
+            raise ValueError("Browsers take SameSite=None with Secure only: set sticky_secure.")
+        return same_site
 
     @field_validator("eject_max_ms")
     @classmethod

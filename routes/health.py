@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +35,7 @@ class Health:
     failures: int = 0
     in_flight: int = 0
     latency_ms: float | None = None
+    fault: str = ""  # the last failure in traffic, of the node that sees most of them
     probe: Probed | None = None  # of the node that sees it worst; the latest of those
 
     @property
@@ -55,7 +56,8 @@ class Health:
         if self.state in ("down", "ejected") and self.nodes > 1:
             said.append(f"on {self.on} of {self.nodes} nodes")
         if self.failures:
-            said.append(f"{self.failures} failure{'s' if self.failures > 1 else ''} in a row")
+            last = f", last: {self.fault}" if self.fault else ""
+            said.append(f"{self.failures} failure{'s' if self.failures > 1 else ''} in a row{last}")
         return ", ".join(said)
 
     @property
@@ -118,6 +120,7 @@ def together(sightings: Sequence[Sighting]) -> Health:
         on=len(agreeing),
         nodes=len(sightings),
         failures=max(one.failures for one in sightings),
+        fault=max(sightings, key=lambda one: one.failures).fault,
         in_flight=sum(one.in_flight for one in sightings),
         latency_ms=round(sum(latencies) / len(latencies), 2) if latencies else None,
         probe=max(probes, key=lambda probe: probe.at_s, default=None),
@@ -125,7 +128,7 @@ def together(sightings: Sequence[Sighting]) -> Health:
 
 
 def _as(health: Health, state: str) -> Health:
-    return Health(state, None, 0, health.nodes, health.failures, health.in_flight, health.latency_ms, health.probe)
+    return replace(health, state=state, since=None, on=0)
 
 
 def _sighting(row: dict[str, Any]) -> Sighting:

@@ -10,12 +10,17 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
+from gateway.proxy.snapshot import BLAMES
 from routes import catalogue, document
 from routes.compile import config_problems, tls_problems
 from routes.document import PluginFields, RouteFields, RouteUpstreamEntry, TargetFields, UpstreamFields
 from routes.problems import Row
 from routes.reading import address
 from routes.rows import ConfigRow, bounded, default, field_errors, named, words
+
+
+def _blames() -> list[str]:
+    return list(BLAMES)
 
 
 class Upstream(ConfigRow):
@@ -28,6 +33,21 @@ class Upstream(ConfigRow):
     class Balancing(models.TextChoices):
         ROUND_ROBIN = "round-robin", "Round robin"
         LEAST_CONNECTIONS = "least-connections", "Least connections"
+        EWMA = "ewma", "EWMA: the quickest"
+        CONSISTENT_HASHING = "consistent-hashing", "Consistent hashing"
+
+    class HashOn(models.TextChoices):
+        IP = "ip", "Client address"
+        HEADER = "header", "Header"
+        COOKIE = "cookie", "Cookie"
+        PATH = "path", "Path"
+        CONSUMER = "consumer", "Consumer"
+
+    class SameSite(models.TextChoices):
+        UNSET = "", "Unset"
+        LAX = "lax", "Lax"
+        STRICT = "strict", "Strict"
+        NONE = "none", "None"
 
     class Transport(models.TextChoices):
         NATIVE = "native", "Native: HTTP/1.1"
@@ -41,6 +61,18 @@ class Upstream(ConfigRow):
     name = models.CharField(max_length=100)
     protocol = models.CharField(max_length=10, choices=Protocol, default=Protocol.HTTP)
     balancing = models.CharField(max_length=30, choices=Balancing, default=Balancing.ROUND_ROBIN)
+    hash_on = models.CharField(max_length=10, choices=HashOn, default=HashOn.IP)
+    hash_on_header = models.CharField(max_length=100, blank=True, default="")
+    hash_on_cookie = models.CharField(max_length=100, blank=True, default="")
+    sticky_cookie = models.CharField(max_length=100, blank=True, default="")
+    sticky_max_age_s = models.IntegerField(default=default(UpstreamFields, "sticky_max_age_s"))
+    sticky_path = models.CharField(max_length=200, default=default(UpstreamFields, "sticky_path"))
+    sticky_secure = models.BooleanField("sticky: Secure", default=False)
+    sticky_http_only = models.BooleanField("sticky: HttpOnly", default=True)
+    sticky_same_site = models.CharField(
+        "sticky: SameSite", max_length=10, choices=SameSite, blank=True, default=SameSite.UNSET
+    )
+    slow_start_ms = models.IntegerField(default=default(UpstreamFields, "slow_start_ms"))
     connect_timeout_ms = models.IntegerField(default=default(UpstreamFields, "connect_timeout_ms"))
     first_byte_timeout_ms = models.IntegerField(default=default(UpstreamFields, "first_byte_timeout_ms"))
     idle_timeout_ms = models.IntegerField(default=default(UpstreamFields, "idle_timeout_ms"))
@@ -58,12 +90,15 @@ class Upstream(ConfigRow):
     probe_path = models.CharField(max_length=1000, default=default(UpstreamFields, "probe_path"))
     probe_host = models.CharField(max_length=260, blank=True, default="")
     probe_interval_ms = models.IntegerField(default=default(UpstreamFields, "probe_interval_ms"))
+    probe_down_interval_ms = models.IntegerField(default=default(UpstreamFields, "probe_down_interval_ms"))
     probe_timeout_ms = models.IntegerField(default=default(UpstreamFields, "probe_timeout_ms"))
     probe_healthy_after = models.IntegerField(default=default(UpstreamFields, "probe_healthy_after"))
     probe_unhealthy_after = models.IntegerField(default=default(UpstreamFields, "probe_unhealthy_after"))
     probe_statuses = models.CharField(max_length=100, default=default(UpstreamFields, "probe_statuses"))
     probe_body = models.CharField(max_length=200, blank=True, default="")
     eject_after = models.IntegerField(default=default(UpstreamFields, "eject_after"))
+    eject_on = ArrayField(models.CharField(max_length=10), default=_blames, blank=True)
+    eject_statuses = models.CharField(max_length=100, default=default(UpstreamFields, "eject_statuses"))
     eject_base_ms = models.IntegerField(default=default(UpstreamFields, "eject_base_ms"))
     eject_max_ms = models.IntegerField(default=default(UpstreamFields, "eject_max_ms"))
     eject_max_percent = models.IntegerField(default=default(UpstreamFields, "eject_max_percent"))
@@ -94,8 +129,16 @@ class Upstream(ConfigRow):
             *bounded("upstream", UpstreamFields),
             models.CheckConstraint(condition=Q(protocol__in=["http", "https"]), name="upstream_protocol_known"),
             models.CheckConstraint(
-                condition=Q(balancing__in=["round-robin", "least-connections"]), name="upstream_balancing_known"
+                condition=Q(balancing__in=["round-robin", "least-connections", "ewma", "consistent-hashing"]),
+                name="upstream_balancing_known",
             ),
+            models.CheckConstraint(
+                condition=Q(hash_on__in=["ip", "header", "cookie", "path", "consumer"]), name="upstream_hash_on_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(sticky_same_site__in=["", "lax", "strict", "none"]), name="upstream_sticky_same_site_known"
+            ),
+            models.CheckConstraint(condition=Q(eject_on__contained_by=list(BLAMES)), name="upstream_eject_on_known"),
             models.CheckConstraint(condition=Q(transport__in=["native", "httpx"]), name="upstream_transport_known"),
             models.CheckConstraint(condition=Q(probe__in=["none", "http", "tcp"]), name="upstream_probe_known"),
         ]

@@ -50,6 +50,9 @@ PROBE_HOST_SCHEMA: dict[str, Any] = {
     "type": "string", "maxLength": 259, "pattern": rf"^({_HOST_PATTERN}(:[1-9][0-9]{{0,3}})?)?$",
 }  # fmt: skip
 METHOD_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$"}
+HASH_HEADER_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 100, "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"}
+COOKIE_NAME_SCHEMA = HASH_HEADER_SCHEMA
+COOKIE_PATH_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 200, "pattern": r"^/[!-:<-~]*$"}
 PATH_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": 1000,
@@ -170,6 +173,35 @@ def status_ranges(text: str) -> tuple[tuple[int, int], ...]:
             raise ValueError(f"'{part}': the lower status stands first.")
         found.append((int(ends[1]), int(ends[2] or ends[1])))
     return tuple(found)
+
+
+def eject_statuses(text: str) -> str:
+    if any(low < 400 for low, _ in status_ranges(text)):
+        raise ValueError("A status below 400 is a good answer: name statuses from 400 to 599.")
+    return statuses(text)
+
+
+def in_order(words: list[Any]) -> list[Any]:
+    """Each once, in the alphabet's order: it has no meaning."""
+    return sorted(set(words))
+
+
+def hash_header(text: str) -> str:
+    if (text and not _TOKEN.fullmatch(text)) or len(text) > 100:
+        raise ValueError(f"'{text}' is not the name of a header.")
+    return text.lower()
+
+
+def cookie_name(text: str) -> str:
+    if (text and not _TOKEN.fullmatch(text)) or len(text) > 100:
+        raise ValueError(f"'{text}' is not the name of a cookie: letters, digits and !#$%&'*+.^_`|~- only.")
+    return text
+
+
+def cookie_path(text: str) -> str:
+    if not re.fullmatch(COOKIE_PATH_SCHEMA["pattern"], text) or len(text) > 200:
+        raise ValueError("A cookie's path begins with / and holds neither ; nor spaces.")
+    return text
 
 
 def method(text: str) -> str:

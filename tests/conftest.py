@@ -12,15 +12,12 @@ import shutil
 import signal
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import django
-import psycopg
 import pytest
 import redis
-from psycopg.conninfo import make_conninfo
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
 DATA_DIR = Path(tempfile.mkdtemp(prefix="hg-test-"))
@@ -32,7 +29,7 @@ os.environ.setdefault("SECRET_KEY", "only-for-tests")
 from django.conf import settings  # noqa: E402
 
 from gateway import embedded  # noqa: E402
-from tests.e2e.gateway import Gateway, running  # noqa: E402
+from tests.e2e.gateway import Gateway, database, running  # noqa: E402
 
 SERVERS = pytest.StashKey[embedded.Servers]()
 
@@ -63,21 +60,9 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def database_url() -> Iterator[str]:
-    """A fresh database on the suite's PostgreSQL, as a connection string."""
-    base = settings.DATABASES["default"]
-    parts = {
-        "host": base["HOST"], "port": base.get("PORT", ""), "user": base["USER"], "password": base.get("PASSWORD", ""),
-    }  # fmt: skip
-    parts = {key: value for key, value in parts.items() if value}
-    name = f"hg_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(make_conninfo(dbname="postgres", **parts), autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
-        forget_counters()
-        yield make_conninfo(dbname=name, **parts)
-        try:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
-        except psycopg.errors.InsufficientPrivilege:  # an autovacuum worker is in it; a plain DROP may send that away
-            server.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
+    forget_counters()
+    with database() as url:
+        yield url
 
 
 def forget_counters() -> None:

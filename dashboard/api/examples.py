@@ -102,6 +102,7 @@ STATUS: dict[str, Any] = {
         {
             "id": 7,
             "name": "shop",
+            "balancing": "round-robin",
             "requests": 1800,
             "server_errors": 4,
             "error_share": 0.0022,
@@ -116,6 +117,7 @@ STATUS: dict[str, Any] = {
                     "nodes": 2,
                     "nodes_agreeing": 1,
                     "failures": 0,
+                    "fault": "",
                     "in_flight": 1,
                     "latency_ms": 17.4,
                     "probe": {

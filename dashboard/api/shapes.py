@@ -184,6 +184,8 @@ class TargetStatus(Answer):
     """And so many of them see that state."""
     failures: int
     """In a row, in the worker that saw most."""
+    fault: str
+    """The last of them; empty: none since the last good answer."""
     in_flight: int
     """Requests under way, on all nodes."""
     latency_ms: float | None
@@ -195,6 +197,7 @@ class TargetStatus(Answer):
 class UpstreamStatus(Answer):
     id: int
     name: str
+    balancing: str
     requests: int
     server_errors: int
     error_share: float | None

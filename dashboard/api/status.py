@@ -25,6 +25,7 @@ from routes.selectors import live_version, workers
 
 WINDOW = timedelta(minutes=15)
 TIMEOUT_S = 0.2
+_SHOWN = ("state", "since", "nodes", "failures", "fault", "in_flight", "latency_ms")
 _MOST_UPSTREAMS = 100_000  # of a ranking that shall leave none out
 
 
@@ -87,6 +88,7 @@ def _upstream(upstream: Upstream, share: selectors.Share | None, healths: Health
     return shapes.UpstreamStatus(
         id=upstream.pk,
         name=upstream.name,
+        balancing=upstream.balancing,
         requests=share.requests if share else 0,
         server_errors=share.server_errors if share else 0,
         error_share=share.server_errors / share.requests if share else None,
@@ -101,7 +103,7 @@ def _target(target: Target, health: Health) -> shapes.TargetStatus:
         address=str(target),
         weight=target.weight,
         enabled=target.enabled,
-        **{name: getattr(health, name) for name in ("state", "since", "nodes", "failures", "in_flight", "latency_ms")},
+        **{name: getattr(health, name) for name in _SHOWN},
         nodes_agreeing=health.on,
         probe=probe
         and shapes.ProbeStatus(at=health.probed_at, fault=probe.fault, took_ms=probe.took_ms, streak=probe.streak),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from math import inf
 from typing import Protocol
 
@@ -29,7 +29,13 @@ class Source(Protocol):
 
 
 class AnswerStream(Protocol):
-    """The body of an answer, whichever transport it comes by. Always to be closed."""
+    """The body of an answer, whichever transport it comes by. Always to be closed.
+
+    `failure`: why it broke off, if it did; not that it was closed before its end.
+    """
+
+    @property
+    def failure(self) -> UpstreamError | None: ...
 
     def whole(self) -> bytes | None: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -48,6 +54,7 @@ class UpstreamAnswer:
     complete = False
     error: UpstreamError | None = None
     connection: Source | None = None  # until complete or failed
+    hints: Callable[[list[bytes]], None] | None = None  # takes the `Link` values of a 103
     _waiter: asyncio.Future[None] | None = None
     headers: Pairs
 
@@ -62,6 +69,10 @@ class UpstreamAnswer:
     def whole(self) -> bytes | None:
         """The body, if all of it is here already: spares the consumer of a small answer the iteration."""
         return self._take() if self.complete else None
+
+    @property
+    def failure(self) -> UpstreamError | None:
+        return None if isinstance(self.error, _Closed) else self.error
 
     def __aiter__(self) -> UpstreamAnswer:
         return self
@@ -81,7 +92,7 @@ class UpstreamAnswer:
 
     def abort(self) -> None:
         if self.connection is not None:
-            self.connection.fail(UpstreamBroke("The answer was closed before its end."))
+            self.connection.fail(_Closed("The answer was closed before its end."))
             self.chunks.clear()
 
     async def wait(self) -> None:
@@ -106,6 +117,10 @@ class UpstreamAnswer:
         if self.connection is not None:
             self.connection.resume_reading()
         return data
+
+
+class _Closed(UpstreamBroke):
+    """By ourselves."""
 
 
 class Tunnel:

@@ -2,6 +2,7 @@
 
     health/probes.json              by the recorder: what its probes found
     health/worker-<n>-<pid>.json    by each worker: what its traffic shows
+    health/ejected-<n>-<pid>.json   by each worker: the targets it has ejected, for the others and for its successor
 
 Plain files, so it works whatever else is down. Each is replaced whole, and counts only while it is renewed: whoever
 died has nothing more to say. Nothing here raises for a disk that is full, or for a file that holds nonsense.
@@ -19,7 +20,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeVar
 
-from gateway.proxy.health import Probed
+from gateway.proxy.health import Probed, Standing
 from gateway.proxy.sightings import Key, Report
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Board:
     def __init__(self, data_dir: Path, clock: Callable[[], float] = monotonic) -> None:
         self.directory = data_dir / "health"
         self._clock = clock
-        self._posted: tuple[str, str, float] = ("", "", 0.0)
+        self._posted: dict[str, tuple[str, float]] = {}
         self._complaint = ""
 
     def post_probes(self, probes: Mapping[Key, Probed]) -> None:
@@ -48,6 +49,15 @@ class Board:
 
     def post_reports(self, worker: int, reports: Iterable[Report]) -> None:
         self._post(f"worker-{worker}-{os.getpid()}", [asdict(report) for report in reports])
+
+    def post_standings(self, worker: int, standings: Iterable[tuple[Key, Standing]]) -> None:
+        rows = [[*key, asdict(standing)] for key, standing in standings]
+        self._post(f"ejected-{worker}-{os.getpid()}", rows)
+
+    def standings(self) -> list[tuple[Key, Standing]]:
+        """Of all workers, also of those that ended a moment ago."""
+        paths = sorted(self.directory.glob("ejected-*.json"))
+        return [row for path in paths for row in self._read(path, STALE_S, _standing)]
 
     def probes(self, stale_s: float = STALE_S) -> dict[Key, Probed]:
         rows = self._read(self._path(PROBES), stale_s, lambda row: ((row[0], row[1]), Probed(**row[2])))
@@ -60,7 +70,7 @@ class Board:
 
     def tidy(self) -> None:
         """Removes what workers left that are gone. For the recorder."""
-        for path in self.directory.glob("worker-*"):
+        for path in [*self.directory.glob("worker-*.json"), *self.directory.glob("ejected-*.json")]:
             with contextlib.suppress(OSError):
                 if time() - path.stat().st_mtime > GONE_S:
                     path.unlink()
@@ -71,7 +81,8 @@ class Board:
     def _post(self, name: str, rows: list[Any]) -> None:
         now_s = self._clock()
         text = json.dumps(rows, separators=(",", ":"))
-        if (name, text) == self._posted[:2] and now_s - self._posted[2] < RENEW_S:
+        before, at_s = self._posted.get(name, ("", 0.0))
+        if text == before and now_s - at_s < RENEW_S:
             return
         temporary = self.directory / f"{name}.{os.getpid()}"
         try:
@@ -81,7 +92,7 @@ class Board:
         except OSError as error:
             self._complain(f"cannot write to {self.directory}: {error.strerror}")
             return
-        self._posted = name, text, now_s
+        self._posted[name] = text, now_s
         self._complain("")
 
     def _read(self, path: Path, stale_s: float, build: Callable[[Any], T]) -> list[T]:
@@ -97,3 +108,7 @@ class Board:
         if complaint and complaint != self._complaint:
             logger.warning("targets' health cannot be told: %s", complaint)
         self._complaint = complaint
+
+
+def _standing(row: Any) -> tuple[Key, Standing]:
+    return (row[0], row[1]), Standing(**row[2])

@@ -148,7 +148,7 @@ class Attempts:
         exchange, breaker = self.exchange, self.guard.breaker
         trial = breaker.admit() if breaker is not None else False
         try:
-            state = self.balancer.pick(self.upstream, self.tried)
+            state = self.balancer.pick(self.upstream, self.tried, self.exchange)
             transport = dial(self.upstream, state)
         except BaseException:
             if breaker is not None:

@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         self.used = False  # has carried an answer before: may die under the next request (keep-alive race)
         self.deadline_s, self.phase = inf, ""
         self.keep_alive_hint_s = inf  # what the upstream's Keep-Alive field promises
+        self.moved_bytes = 0  # of bodies, in either direction
         self._poll = select.poll()
         self._parser: Any = None
         self._fields: Pairs = []
@@ -94,6 +95,10 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return False  # its descriptor may be another's by now
         return not self._poll.poll(0)
+
+    def waits_for_client(self) -> bool:
+        """It is the client that does not take an answer, or does not send a body."""
+        return self._reading_paused or (self._interruption is not None and not self._writing_paused)
 
     def expire(self, now_s: float) -> None:
         phase = self.phase
@@ -146,6 +151,7 @@ class Connection(asyncio.Protocol):
                     break
                 if self.transport.is_closing():
                     return
+                self.moved_bytes += len(chunk)
                 write(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 if self._writing_paused:
                     await self._drain()
@@ -257,6 +263,8 @@ class Connection(asyncio.Protocol):
         if status < 200:
             if status < 100 or framing not in (b"", b"0") or (status == 101 and not answer.may_upgrade()):
                 raise Violation("an interim answer that must not be")
+            if status == 103 and answer.hints is not None:
+                answer.hints([value for name, value in fields if name == b"link"])
             if status != 101:
                 return
         self._overhead_bytes = 0
@@ -275,6 +283,7 @@ class Connection(asyncio.Protocol):
         else:
             answer.chunks.append(chunk)
             answer.unread_bytes += len(chunk)
+            self.moved_bytes += len(chunk)
 
     def on_chunk_header(self) -> None:
         if self.answer is None or self.answer.complete:

@@ -92,6 +92,7 @@ class Exchange:
         "finished_s",
         "forwarded_for",
         "headers",
+        "hints",
         "host",
         "id",
         "method",
@@ -153,6 +154,7 @@ class Exchange:
         self.plain = True  # nobody could read the path differently
         self.body = body  # None: the request has none
         self.content_length: int | None = None  # None: unknown (chunked) or no body
+        self.hints: Callable[[list[bytes]], None] | None = None  # sends an upstream's early `Link` fields on
         self.config_version = 0
         self.route: RouteSpec | None = None
         self.path_params: dict[str, str] = {}

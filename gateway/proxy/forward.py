@@ -51,11 +51,11 @@ class Forwarder:
             await self._carefully(exchange, upstream, upstream.care, own_host, pairs, path, body)
             return
         tried: set[str] | tuple[()] = ()
-        extensions: dict[str, Any] = {"target": path}
+        extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
         if upstream.total_timeout_s:
             extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         while True:
-            state = self.balancer.pick(upstream, tried)
+            state = self.balancer.pick(upstream, tried, exchange)
             target = state.target
             exchange.target = target.address
             exchange.tries += 1
@@ -73,7 +73,7 @@ class Forwarder:
         self, exchange: Exchange, upstream: UpstreamSpec, care: CarePolicy, own_host: bytes, pairs: fields.Pairs,
         path: bytes, stream: httpx.AsyncByteStream,
     ) -> None:  # fmt: skip
-        extensions: dict[str, Any] = {"target": path}
+        extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
         if upstream.total_timeout_s:
             extensions["deadline_s"] = asyncio.get_running_loop().time() + upstream.total_timeout_s
         kept = None if exchange.body is None else KeptBody(aiter(stream), care.body_bytes)
@@ -96,6 +96,14 @@ class Forwarder:
         else:
             guard.ceiling.leave()
         _deliver(exchange, got.response, got.stream, got.whole)
+        if upstream.sticky is not None:
+            self._stick(exchange, upstream, got.state)
+
+    def _stick(self, exchange: Exchange, upstream: UpstreamSpec, state: TargetState) -> None:
+        """A client shall come back to who answered it; not to who failed."""
+        if exchange.status < 500 and (cookie := self.balancer.cookie(upstream, state, exchange)):
+            assert exchange.response_headers is not None
+            exchange.response_headers.append(cookie)
 
     def _transport(self, upstream: UpstreamSpec, state: TargetState) -> httpx.AsyncBaseTransport:
         transport = state.transport
@@ -125,6 +133,8 @@ class Forwarder:
         else:  # a small answer is all here, and its connection back in the pool
             state.in_flight -= 1
         _deliver(exchange, response, stream, whole)
+        if upstream.sticky is not None:
+            self._stick(exchange, upstream, state)
 
     def retain(self, upstreams: list[UpstreamSpec]) -> None:
         """After a swap: close connections and forget state of targets that no configuration names any more."""
@@ -165,6 +175,7 @@ class Lease:
         stream, self.stream = self.stream, None
         if stream is not None:
             self.state.in_flight -= 1
+            self.state.ended(stream.failure)
             await stream.aclose()
 
 

@@ -76,3 +76,14 @@ def end_to_end(pairs: Pairs) -> Pairs:
 
 #: What `Connection` says in nearly every answer, which names no field that is not hop-by-hop anyway.
 _USUAL = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close", b"upgrade", b"Upgrade"})
+
+
+def cookie(pairs: Iterable[Pair], name: bytes) -> bytes | None:
+    """The value of the first cookie of that name; None if there is none (RFC 6265 §5.4)."""
+    for key, value in pairs:
+        if key == b"cookie" and name in value:
+            for part in value.split(b";"):
+                found, equals, text = part.partition(b"=")
+                if equals and found.strip(b" \t") == name:
+                    return text.strip(b' \t"')
+    return None

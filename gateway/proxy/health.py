@@ -15,52 +15,69 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.proxy.errors import ConnectFailed, UpstreamBroke, UpstreamError, UpstreamTimeout
-from gateway.proxy.snapshot import EjectPolicy, ProbePolicy
+from gateway.proxy.snapshot import Blame, EjectPolicy, ProbePolicy
 
 State = Literal["up", "draining", "down", "ejected"]
 
 #: Answers that speak of the request, not of the target: 501 Not Implemented, 505 HTTP Version Not Supported.
 NOT_ITS_FAULT = frozenset({501, 505})
 _DOUBLINGS_MAX = 30
+#: So many failures in a row, and a target gets no more requests at once than it has failures left.
+SUSPECT = 2
+#: The failure of an answer that broke off after a good head: only a whole answer, not a further head, makes up for it.
+BODY_BROKE = "its answer broke off"
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What one worker holds against a target. Times are those of the balancer's clock."""
+    """What is held against a target. Times are those of the balancer's clock, which all workers of a node share."""
 
     failures: int = 0  # in a row
     ejections: int = 0  # without a long good time between them
     phase: Literal["in", "out", "trial"] = "in"
     until_s: float = 0.0  # out: no request before; trial: no further one before; in: when the last ejection ended
+    moved_s: float = 0.0  # when the phase last changed: of two workers that differ, the later one is right
+    fault: str = ""  # the last failure, for people
 
 
 GOOD = Standing()
 
 
-def failed(standing: Standing, now_s: float, policy: EjectPolicy, may_eject: bool) -> Standing:
+def failed(standing: Standing, now_s: float, policy: EjectPolicy, may_eject: bool, fault: str = "") -> Standing:
     """`may_eject`: enough others are left. A failure of a request sent before the ejection changes nothing more."""
     failures = standing.failures + 1
     if standing.phase == "in":
         if not policy.after or failures < policy.after or not may_eject:
-            return replace(standing, failures=failures)
+            return replace(standing, failures=failures, fault=fault)
     elif standing.phase == "out":
         return replace(standing, failures=failures)
     forgotten = standing.phase == "in" and now_s - standing.until_s > policy.max_s
     ejections = 0 if forgotten else standing.ejections
     out_s = min(policy.base_s * 2.0 ** min(ejections, _DOUBLINGS_MAX), policy.max_s)
-    return Standing(failures, ejections + 1, "out", now_s + out_s)
+    return Standing(failures, ejections + 1, "out", now_s + out_s, now_s, fault)
 
 
 def answered(standing: Standing, now_s: float) -> Standing:
     """After a good answer. While a target is out, one of an older request proves nothing."""
     if standing.phase == "out":
         return standing
-    return Standing(0, standing.ejections, "in", standing.until_s if standing.phase == "in" else now_s)
+    if standing.phase == "in":
+        return replace(standing, failures=0, fault="")
+    return Standing(0, standing.ejections, "in", now_s, now_s)
 
 
 def tried(standing: Standing, now_s: float, policy: EjectPolicy) -> Standing:
     """A request goes to a target whose time out is over. If nothing comes of it, another may go `base_s` later."""
-    return replace(standing, phase="trial", until_s=now_s + policy.base_s)
+    return replace(standing, phase="trial", until_s=now_s + policy.base_s, moved_s=now_s)
+
+
+def agreed(mine: Standing, told: Standing) -> Standing:
+    """After another worker told how it stands now, which is not just one failure more."""
+    if told.moved_s > mine.moved_s:
+        return told
+    if told.phase == mine.phase == "in" and not told.failures:
+        return replace(mine, failures=0, fault="")
+    return mine
 
 
 def takes(standing: Standing, now_s: float) -> bool:
@@ -75,11 +92,24 @@ def may_eject(others: int, down: int, ejected: int, policy: EjectPolicy) -> bool
     return gone < others and (not ejected or gone < int((others + 1) * policy.max_share))
 
 
-def blames(error: UpstreamError, with_body: bool) -> bool:
-    """Whether an attempt that ended so counts against the target. With a body the total time may be the client's."""
+def suspect(standing: Standing, in_flight: int, policy: EjectPolicy) -> bool:
+    """So many failures in a row that those under way may already be the rest."""
+    return standing.phase == "in" and standing.failures >= SUSPECT and 0 < policy.after <= standing.failures + in_flight
+
+
+def blames(error: UpstreamError, with_body: bool) -> Blame | Literal[""]:
+    """What an attempt that ended so says against the target. With a body the total time may be the client's."""
     if isinstance(error, UpstreamTimeout):
-        return error.phase != "total" or not with_body
-    return isinstance(error, ConnectFailed | UpstreamBroke)
+        return "" if error.phase == "total" and with_body else "timeout"
+    if isinstance(error, ConnectFailed):
+        return "connect"
+    return "broken" if isinstance(error, UpstreamBroke) else ""
+
+
+#: For people.
+FAULTS: dict[Blame, str] = {
+    "status": "status", "connect": "no connection", "timeout": "no answer in time", "broken": "connection broke off",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

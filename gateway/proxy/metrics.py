@@ -70,6 +70,15 @@ TARGET_UP = Gauge(
     "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",
     ["upstream", "target"], multiprocess_mode="livemostrecent",
 )  # fmt: skip
+TARGET_STATE = Gauge(
+    "hydragate_upstream_target_state",
+    "1 for the state a target is in: up, draining, down (its probes fail) or ejected (it fails in traffic).",
+    ["upstream", "target", "state"], multiprocess_mode="livemostrecent",
+)  # fmt: skip
+UPSTREAM_INFO = Gauge(
+    "hydragate_upstream_info", "1, with the way the upstream chooses among its targets.",
+    ["upstream", "balancing"], multiprocess_mode="livemostrecent",
+)  # fmt: skip
 #: What a child of a gauge is set to that means nothing any more: in a shared directory none can be removed.
 GONE = float("nan")
 

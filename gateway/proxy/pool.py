@@ -3,6 +3,9 @@
 A connection returns when its answer is complete on the wire and nothing is wrong with it. Who waits is served in
 order, by a connection or by the right to open one. Cancelled, timed out or closed early: closed, never returned.
 
+While somebody waits, connections whose own client hardly takes its answer, or hardly sends its body, are counted as
+parked, and others may be opened in their place: else some hundred slow clients would lock everybody out of a target.
+
 One timer sweeps all deadlines; it runs when the earliest may have passed, not once per request.
 """
 
@@ -22,6 +25,10 @@ from .snapshot import TargetSpec, UpstreamSpec
 KEEP_ALIVE_S = 60.0
 #: Requests that may wait for a connection of one target; one more is refused at once.
 MAX_WAITING = 1000
+#: Parked is who waits for its client and moves less than this; so many times the limit may be parked.
+PARKED_BYTES_PER_S = 16 * 1024
+PARKED_LIMITS = 3
+PARK_S = 0.25
 #: Sweeps are at least this far apart.
 SWEEP_S = 0.01
 
@@ -59,6 +66,9 @@ class Pool:
         self._opening = 0  # being opened, or promised to one who waited
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
         self._closing = False
+        self._parked = 0
+        self._parker: asyncio.TimerHandle | None = None  # while the limit is reached and somebody had to wait
+        self._moved: dict[Connection, int] = {}  # what it saw when it looked last
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = inf
 
@@ -96,7 +106,7 @@ class Pool:
         limit = self.upstream.max_connections
         if fresh and self._idle and self.open >= limit:
             self._idle[0].close()
-        while self.open >= limit:
+        while self.open - self._parked >= limit:
             connection = await self._wait(deadline_s)
             if connection is None:
                 break
@@ -114,6 +124,8 @@ class Pool:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
         self._waiters.append(waiter)
+        if self._parker is None:
+            self._park()
         try:
             async with asyncio.timeout_at(min(loop.time() + self.timeouts.pool_s, deadline_s)):
                 return await waiter
@@ -168,12 +180,26 @@ class Pool:
             self.released(connection)
 
     def _offer_place(self) -> None:
-        while self._waiters:
+        while self._waiters and self.open - self._parked < self.upstream.max_connections:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 self._opening += 1
                 waiter.set_result(None)
                 return
+
+    def _park(self) -> None:
+        """Looks now and then for connections that stand for nothing but a slow client."""
+        limit = self.upstream.max_connections
+        seen = {c: c.moved_bytes for c in self._connections if c.waits_for_client()}
+        least = PARKED_BYTES_PER_S * PARK_S
+        parked = sum(1 for c, moved in seen.items() if c in self._moved and moved - self._moved[c] < least)
+        self._moved, self._parked = seen, min(parked, limit * PARKED_LIMITS)
+        for _ in range(len(self._waiters)):
+            self._offer_place()
+        if self._closing or (not self._waiters and self.open < limit):
+            self._parker, self._parked, self._moved = None, 0, {}
+        else:
+            self._parker = asyncio.get_running_loop().call_later(PARK_S, self._park)
 
     def close(self) -> None:
         """Closes idle connections; those in use are closed when their answers end, new ones carry one request each."""

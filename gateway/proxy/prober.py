@@ -76,7 +76,8 @@ class Prober:
             self.probes[key] = after
             if after.up != before.up:
                 self._changed()
-            await asyncio.sleep(max(0.0, policy.interval_s - took_s))
+            interval_s = policy.interval_s if after.up else policy.down_interval_s or policy.interval_s
+            await asyncio.sleep(max(0.0, interval_s - took_s))
 
     async def aclose(self) -> None:
         loops = [task for _, task in self._loops.values()]

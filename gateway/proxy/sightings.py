@@ -26,6 +26,7 @@ class Report:
     failures: int  # in a row
     ejected: bool
     since_s: float
+    fault: str = ""  # the last failure, for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Sighting:
     in_flight: int
     latency_ms: float | None
     probe: Probed | None  # None: not probed, or not yet
+    fault: str = ""  # the last failure in traffic, for people; of a worker that sees most
 
     @property
     def takes_traffic(self) -> bool:
@@ -75,6 +77,7 @@ def _sighting(key: Key, target: TargetSpec, reports: list[Report], probe: Probed
         in_flight=sum(report.in_flight for report in reports),
         latency_ms=round(sum(latencies) / len(latencies), 2) if latencies else None,
         probe=probe,
+        fault=max(reports, key=lambda report: (report.ejected, report.failures)).fault if reports else "",
     )
 
 

@@ -32,14 +32,41 @@ class TargetSpec:
         object.__setattr__(self, "authority", authority.encode("ascii" if authority.isascii() else "idna"))
 
 
+Blame = Literal["status", "connect", "timeout", "broken"]
+BLAMES: tuple[Blame, ...] = ("broken", "connect", "status", "timeout")
+
+
 @dataclass(frozen=True, slots=True)
 class EjectPolicy:
-    """When a target that fails is left out. Judged by each worker from the traffic it sees itself."""
+    """When a target that fails is left out. Judged from the traffic of all workers of a node."""
 
     after: int = 5  # failures in a row; 0: never
     base_s: float = 10.0  # the first time; each further time in a row twice as long
     max_s: float = 300.0
     max_share: float = 0.5  # of the upstream's targets; one may always go, but for the last
+    on: frozenset[Blame] = frozenset(BLAMES)  # what counts
+    # 501 Not Implemented and 505 HTTP Version Not Supported speak of the request, not of the target.
+    statuses: frozenset[int] = frozenset(range(500, 600)) - {501, 505}
+
+
+@dataclass(frozen=True, slots=True)
+class HashPolicy:
+    """What consistent hashing goes by. Where a request does not have it: the client's address."""
+
+    on: Literal["ip", "header", "cookie", "path", "consumer"] = "ip"
+    name: bytes = b""  # of the header, in lower case, or of the cookie
+
+
+@dataclass(frozen=True, slots=True)
+class StickyPolicy:
+    """The cookie that leads a client to the target it had before."""
+
+    cookie: bytes
+    max_age_s: int = 0  # 0: until the browser is closed
+    path: str = "/"
+    secure: bool = False
+    http_only: bool = True
+    same_site: Literal["", "lax", "strict", "none"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +112,7 @@ class ProbePolicy:
     unhealthy_after: int  # bad ones until one that is up is down
     statuses: tuple[tuple[int, int], ...]  # ranges, both ends included
     body: bytes  # must be in the answer's body; empty: anything will do
+    down_interval_s: float = 0.0  # between probes of a target that is down; 0: the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +131,7 @@ class UpstreamSpec:
     id: int
     name: str
     protocol: Literal["http", "https"]
-    balancing: Literal["round-robin", "least-connections"]
+    balancing: Literal["round-robin", "least-connections", "ewma", "consistent-hashing"]
     connect_timeout_s: float
     first_byte_timeout_s: float
     idle_timeout_s: float  # between two chunks, either way
@@ -116,6 +144,9 @@ class UpstreamSpec:
     http2: bool = False  # with httpx: offered over TLS, taken for granted without
     eject: EjectPolicy = EjectPolicy()
     probe: ProbePolicy | None = None
+    hashing: HashPolicy = HashPolicy()  # with consistent-hashing
+    sticky: StickyPolicy | None = None
+    slow_start_s: float = 0.0  # how long a target that comes up, or is new, takes to its full weight
     care: CarePolicy | None = None
 
 

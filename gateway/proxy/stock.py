@@ -262,6 +262,7 @@ class StockAnswer(httpx.AsyncByteStream):
         self._chunks = aiter(response.stream)  # type: ignore[arg-type]
         self._deadline_s = _moment(sending.deadline_s)
         self._complete = False
+        self.failure: UpstreamError | None = None
 
     def whole(self) -> bytes | None:
         return None
@@ -279,7 +280,9 @@ class StockAnswer(httpx.AsyncByteStream):
             raise
         except BaseException as error:
             await self._close(error)
-            if (ours := self._sending.translated(error)) is error:
+            ours = self._sending.translated(error)
+            self.failure = ours if isinstance(ours, UpstreamError) else None
+            if ours is error:
                 raise
             raise ours from error
 

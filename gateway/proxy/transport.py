@@ -4,6 +4,7 @@ This is the one that upstreams have if they do not ask for another (`stock.py`).
 
 Request    target: raw bytes in `extensions["target"]`; fields as they are in `headers.raw` (Host, lengths and all);
            `extensions["deadline_s"]` (loop time) where several attempts share the total time limit;
+           `extensions["hints"]`: called with the `Link` values of each 103, where the transport sees them;
            body: `stream`, by `content-length`, else by `transfer-encoding: chunked`; NO_BODY or neither field: none.
 Answer     `httpx.Response` with lower-cased `headers.raw`. Iterate `response.stream` (or take `stream.whole()`), and
            always `aclose()`. After 101: `extensions["network_stream"]` is a Tunnel, for as long as it stays open.
@@ -66,6 +67,7 @@ class TargetTransport(httpx.AsyncBaseTransport):
         try:
             connection = pool.take_idle(replayable) or await pool.acquire(deadline_s)
             used, answer = connection.used, _Stream(method, pairs, deadline_s)
+            answer.hints = request.extensions.get("hints")
             try:
                 await connection.exchange(answer, head, body, length)
             except UpstreamBroke:
@@ -74,6 +76,7 @@ class TargetTransport(httpx.AsyncBaseTransport):
                 # The keep-alive race: the upstream closed an idle connection while the request was on its way.
                 connection = await pool.acquire(deadline_s, fresh=True)
                 answer = _Stream(method, pairs, deadline_s)
+                answer.hints = request.extensions.get("hints")
                 await connection.exchange(answer, head, body, length)
         except UpstreamError as error:
             error.safe_to_retry = error.safe_to_retry or replayable

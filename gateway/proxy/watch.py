@@ -1,7 +1,8 @@
-"""A worker's side of the board: tells what its traffic shows of the targets, and hears what the node's probes say.
+"""A worker's side of the board: tells what its traffic shows of the targets, and hears what the node's probes say and
+which targets the other workers have ejected. In between, `hearsay` tells of each failure at once.
 
 Twice a second, in a thread: a disk that hangs holds that thread and nothing else. Probes that are not renewed stop
-counting, so a node without a recorder falls back to what each worker sees.
+counting, so a node without a recorder falls back to what the workers see.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ import asyncio
 
 from gateway.proxy.balancer import Balancer
 from gateway.proxy.board import STALE_S, Board
-from gateway.proxy.health import Probed
+from gateway.proxy.health import Probed, Standing
+from gateway.proxy.hearsay import Hearsay
 from gateway.proxy.sightings import Key, Report, Sighting, sightings
 from gateway.proxy.snapshot import UpstreamSpec
 
 TURN_S = 0.5
+#: A disk that does not answer so long must not hold up a worker's start.
+BEGIN_S = 1.0
+
+_Heard = tuple[dict[Key, Probed], list[tuple[Key, Standing]]]
 
 
 class Watch:
@@ -23,27 +29,46 @@ class Watch:
         self._board = board
         self._worker = worker
         self._probes: dict[Key, Probed] = {}
-        self._turn: asyncio.Future[dict[Key, Probed]] | None = None
+        self._turn: asyncio.Future[_Heard] | None = None
+        self._hearsay = Hearsay(balancer, board.directory, worker)
 
     async def run(self) -> None:
-        while True:
-            await self.turn()
-            await asyncio.sleep(TURN_S)
+        self._hearsay.open()
+        try:
+            while True:
+                await self.turn()
+                await asyncio.sleep(TURN_S)
+        finally:
+            self._hearsay.close()
+
+    async def begin(self) -> None:
+        """Before the first request: what the node knows of its targets, also of workers that this one replaces."""
+        self._hear(await asyncio.wait_for(asyncio.to_thread(self._read), BEGIN_S))
 
     async def turn(self) -> None:
-        """Marks in the balancer who is down."""
+        """Marks in the balancer who is down, and who is ejected."""
+        self._hearsay.look()
         if self._turn is None:
-            reports = list(self._balancer.reports())
-            self._turn = asyncio.ensure_future(asyncio.to_thread(self._exchange, reports))
+            reports, standings = list(self._balancer.reports()), list(self._balancer.standings())
+            self._turn = asyncio.ensure_future(asyncio.to_thread(self._exchange, reports, standings))
         done, _ = await asyncio.wait([self._turn], timeout=STALE_S)
-        self._probes = self._turn.result() if done else {}
+        heard = self._turn.result() if done else ({}, [])
         if done:
             self._turn = None
-        self._balancer.mark(frozenset(key for key, probed in self._probes.items() if not probed.up))
+        self._hear(heard)
 
-    def _exchange(self, reports: list[Report]) -> dict[Key, Probed]:
+    def _hear(self, heard: _Heard) -> None:
+        self._probes, standings = heard
+        self._balancer.mark(frozenset(key for key, probed in self._probes.items() if not probed.up))
+        self._balancer.learn(standings)
+
+    def _exchange(self, reports: list[Report], standings: list[tuple[Key, Standing]]) -> _Heard:
         self._board.post_reports(self._worker, reports)
-        return self._board.probes()
+        self._board.post_standings(self._worker, standings)
+        return self._read()
+
+    def _read(self) -> _Heard:
+        return self._board.probes(), self._board.standings()
 
     def sightings(self, upstreams: list[UpstreamSpec]) -> list[Sighting]:
         """As this worker alone sees them."""

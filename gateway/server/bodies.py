@@ -14,7 +14,6 @@ from gateway.server.refusals import BadRequest, BodyTooLarge
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*+;[\t -~\x80-\xff]*+)?\r\n")
 _TRAILER = re.compile(rb"^[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n", re.MULTILINE)
 _MAX_SIZE_LINE = 1024
-_MAX_TRAILER_BYTES = 8 * 1024
 _MAX_OVERHEAD_BYTES = 16 * 1024
 
 _SIZE_LINE, _DATA, _DATA_END, _TRAILERS, _ENDED = range(5)
@@ -45,11 +44,11 @@ class Chunked:
     size line has beyond 16 bytes and twice its chunk adds up, and ends the request above 16 kB.
     """
 
-    __slots__ = ("_chunk_left", "_limit", "_overhead", "_pending", "_phase", "_total", "left")
+    __slots__ = ("_chunk_left", "_limits", "_overhead", "_pending", "_phase", "_total", "left")
 
     def __init__(self, limits: Limits) -> None:
         self.left: int | None = None  # nobody knows
-        self._limit = limits.max_body_bytes
+        self._limits = limits
         self._phase = _SIZE_LINE
         self._pending = b""  # the beginning of a line, or of the trailers
         self._chunk_left = 0
@@ -96,7 +95,7 @@ class Chunked:
         if read > _MAX_SIZE_LINE or self._overhead > _MAX_OVERHEAD_BYTES:
             raise BadRequest("The chunk extensions are longer than this gateway accepts.")
         self._total += size
-        if self._limit and self._total > self._limit:
+        if 0 < self._limits.max_body_bytes < self._total:
             raise BodyTooLarge("The request body is larger than this gateway accepts.")
         self._chunk_left = size
         self._phase = _DATA if size else _TRAILERS
@@ -116,12 +115,16 @@ class Chunked:
         if data.startswith(b"\r\n", at):
             self._phase = _ENDED
             return 2
-        end = data.find(b"\r\n\r\n", at, at + _MAX_TRAILER_BYTES)
+        most = self._limits.max_trailer_bytes
+        end = data.find(b"\r\n\r\n", at, at + most)
         if end < 0:
-            if len(data) - at >= _MAX_TRAILER_BYTES:
+            if len(data) - at >= most:
                 raise BadRequest("The trailer section is longer than this gateway accepts.")
             return 0
-        if len(_TRAILER.findall(data, at, end + 2)) != data.count(b"\n", at, end + 2):
+        count = data.count(b"\n", at, end + 2)
+        if count > self._limits.max_headers:
+            raise BadRequest("The trailer section has more fields than this gateway accepts.")
+        if len(_TRAILER.findall(data, at, end + 2)) != count:
             raise BadRequest("A trailer field is malformed.")
         self._phase = _ENDED
         return end + 4 - at

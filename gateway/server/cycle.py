@@ -35,7 +35,7 @@ class ClientGone(OSError):
 
 class Cycle:
     """What an application may do beyond ASGI, by `scope["extensions"]["hydragate.cycle"]`: `cancel_with_client`,
-    `on_disconnect`, `answer`, `abort`.
+    `on_disconnect`, `answer`, `early_hints`, `abort`.
 
     State begins as class attributes: most requests never touch most of it, and creating one stays cheap."""
 
@@ -174,6 +174,12 @@ class Cycle:
         if self._connection.write_paused:
             await self._written()
         self._end()
+
+    def early_hints(self, links: list[bytes]) -> None:
+        """103 with these `Link` fields, before the answer; but HTTP/1.0 knows no such answers (RFC 9110 §15.2)."""
+        if self._modern and self._fields is None and not self.gone:
+            head = b"HTTP/1.1 103 Early Hints\r\n" + b"".join(b"link: %b\r\n" % link for link in links)
+            self._connection.write([head + b"\r\n"], len(head))
 
     async def _written(self) -> None:
         await self._connection.drain()

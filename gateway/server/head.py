@@ -38,7 +38,10 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _LOOSE_LINE = re.compile(rb"(\S+) (.*) HTTP/([0-9])\.([0-9])")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*+)(.*)")
 #: A name, an IPv4 or a bracketed IPv6 address, and perhaps a port (RFC 3986 §3.2.2, without its odder characters).
-_AUTHORITY = re.compile(rb"(?:[0-9A-Za-z._~\-]{1,255}+|\[[0-9A-Fa-f:.]{2,45}+\])(?::[0-9]{0,5}+)?")
+_AUTHORITY = re.compile(
+    rb"(?:[0-9A-Za-z._~\-]{1,255}+|\[[0-9A-Fa-f:.]{2,45}+\])"
+    rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+)
 _JUDGED = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
 _Judged = dict[bytes, list[bytes]]

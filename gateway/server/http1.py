@@ -25,6 +25,7 @@ from gateway.server.refusals import (
     GatewayError,
     RequestTimeout,
     TooManyConnections,
+    TooManyFromAddress,
     UpgradeRefused,
     closing_answer,
 )
@@ -39,19 +40,22 @@ READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 
 class Connection(Wire):
     __slots__ = (
-        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_lingered", "_state", "client", "listener",
-        "server",
+        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_head_begun", "_lingered", "_origin", "_state",
+        "client", "listener", "server",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__(listener.loop, listener.limits.write_timeout_s)
+        limits = listener.limits
+        super().__init__(listener.loop, limits.write_timeout_s, limits.min_answer_bytes_per_s)
         self.listener = listener
         self._state = READING_HEAD
         self._cycle: Cycle | None = None
         self._body: Sized | Chunked | None = None
-        self._head = HeadReader(listener.limits)
+        self._head = HeadReader(limits)
         self._ahead = bytearray()  # requests sent before they can be served
         self._fresh = True  # no request seen yet
+        self._head_begun = False  # its time runs, whatever the bytes were
+        self._origin = ""  # whom this connection is counted for
         self._lingered = 0
         self._deadline_s = inf  # for what the client has to send
 
@@ -61,13 +65,19 @@ class Connection(Wire):
         self._transport = cast(asyncio.Transport, transport)
         self.client = address(transport.get_extra_info("peername"))
         self.server = address(transport.get_extra_info("sockname"))
-        self.listener.connections.add(self)
-        if len(self.listener.connections) > self.listener.limits.max_connections:
-            self.refuse(TooManyConnections())
-        else:
-            self._deadline_s = self.loop.time() + self.listener.limits.head_timeout_s
-            if self.listener.draining:
-                self.end_idle()
+        listener, limits = self.listener, self.listener.limits
+        listener.connections.add(self)
+        if limits.max_connections_per_address and self.client is not None:
+            self._origin, count = listener.addresses.enter(self.client[0])
+            if count > limits.max_connections_per_address:
+                self._turn_away(TooManyFromAddress(), count > _with_reserve(limits.max_connections_per_address))
+                return
+        if len(listener.connections) > limits.max_connections:
+            self._turn_away(TooManyConnections(), len(listener.connections) > _with_reserve(limits.max_connections))
+            return
+        self._deadline_s = self.loop.time() + limits.head_timeout_s
+        if listener.draining:
+            self.end_idle()
 
     def data_received(self, data: bytes) -> None:
         if self._state == READING_HEAD:
@@ -91,7 +101,7 @@ class Connection(Wire):
     def connection_lost(self, error: Exception | None) -> None:
         self._state = CLOSING
         self._closing = True
-        self.listener.connections.discard(self)
+        self._uncount()
         self._drop_cycle()
         self.resume_writing()
         self.listener.settle()
@@ -99,12 +109,13 @@ class Connection(Wire):
     # ---- reading
 
     def _read_head(self, data: bytes) -> None:
-        reader, idle = self._head, not self._head.pending
+        reader = self._head
         try:
             found = reader.feed(data)
             if found is not None:
                 self._begin(*found)
-            elif idle and reader.pending:
+            elif not self._head_begun and reader.pending:
+                self._head_begun = True
                 self._deadline_s = self.loop.time() + self.listener.limits.head_timeout_s
         except GatewayError as error:
             self.refuse(error)
@@ -163,7 +174,8 @@ class Connection(Wire):
             self.pause_reading()
             self._deadline_s = inf  # now it is the application that keeps the client waiting
         else:
-            self._deadline_s = self.loop.time() + limits.body_timeout_s
+            latest_s, rate = self.loop.time() + limits.body_timeout_s, limits.min_body_bytes_per_s
+            self._deadline_s = min(self._deadline_s + len(body) / rate, latest_s) if rate else latest_s
 
     def _hold(self, data: bytes) -> None:
         self._ahead += data
@@ -202,6 +214,7 @@ class Connection(Wire):
 
     def _next(self) -> None:
         self._state = READING_HEAD
+        self._head_begun = False
         self._deadline_s = self.loop.time() + self.listener.limits.keepalive_timeout_s
         if self.listener.draining:
             self._linger()
@@ -213,6 +226,20 @@ class Connection(Wire):
             self._read_head(data)
 
     # ---- ends
+
+    def _turn_away(self, error: GatewayError, silently: bool) -> None:
+        """Few are told why: an answer needs a connection for some seconds, which is what there are too many of."""
+        if silently:
+            self.listener.refused(error, self.client)
+            self.abort()
+        else:
+            self.refuse(error)
+
+    def _uncount(self) -> None:
+        self.listener.connections.discard(self)
+        if self._origin:
+            self.listener.addresses.leave(self._origin)
+            self._origin = ""
 
     def refuse(self, error: GatewayError) -> None:
         """Answer by ourselves if that is still possible, and close."""
@@ -257,7 +284,7 @@ class Connection(Wire):
         self._state = CLOSING
         self._closing = True
         self._deadline_s = inf
-        self.listener.connections.discard(self)
+        self._uncount()
         return self._transport
 
     def end_idle(self) -> None:
@@ -271,7 +298,7 @@ class Connection(Wire):
     # ---- deadlines, from the listener's sweep
 
     def check(self, now_s: float) -> None:
-        if self.stalled(now_s):
+        if self.stalled(now_s) or (self._cycle is not None and self.hung_up()):
             self.abort()
         elif now_s < self._deadline_s:
             return
@@ -280,3 +307,8 @@ class Connection(Wire):
         else:
             self._deadline_s = inf
             self.refuse(RequestTimeout())
+
+
+def _with_reserve(most: int) -> int:
+    """Above the limit there is room for some who are told so."""
+    return most + most // 8 + 8

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from email.utils import formatdate
 from typing import Any
 
 from gateway.proxy.errors import GatewayError
+from gateway.server.addresses import Addresses, Network
 from gateway.server.cycle import Application, Cycle
 from gateway.server.head import Head
 from gateway.server.http1 import Connection
@@ -27,7 +29,8 @@ _BACKLOG = 2048
 
 class Listener:
     """`on_refused(status, code, client)` hears of every answer the front made by itself. `upgrade`, if given, takes
-    over connections that ask for a WebSocket; without it the request goes to the application as plain HTTP."""
+    over connections that ask for a WebSocket; without it the request goes to the application as plain HTTP. `trusted`
+    are proxies: what comes from there is not counted by address."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Listener:
         on_refused: OnRefused | None = None,
         upgrade: Upgrade | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        trusted: Sequence[Network] = (),
     ) -> None:
         self.application = application
         self.limits = limits
@@ -44,6 +48,7 @@ class Listener:
         self.ssl_context = ssl_context
         self.scheme = "https" if ssl_context else "http"
         self.connections: set[Connection] = set()
+        self.addresses = Addresses(trusted)
         self.requests: set[Cycle] = set()
         self.draining = False
         self.date = b""
@@ -57,6 +62,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self._sweep()
         for sock in sockets:
+            _bound_unacknowledged(sock, self.limits.write_timeout_s)
             create: Any = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
             handshake_s = self.limits.head_timeout_s if self.ssl_context else None
             server = await create(
@@ -71,6 +77,16 @@ class Listener:
     def refused(self, error: GatewayError, client: Address | None) -> None:
         if self._on_refused is not None:
             self._on_refused(error.status, error.code, client)
+
+    def state(self) -> dict[str, Any]:
+        """For `/status`."""
+        return {
+            "connections": len(self.connections),
+            "addresses": len(self.addresses),
+            "requests": len(self.requests),
+            "tasks": len(asyncio.all_tasks(self.loop)),
+            "limits": asdict(self.limits),
+        }
 
     def begin_drain(self) -> None:
         """Stops listening; idle connections are closed, the others after the answer they are at."""
@@ -109,4 +125,15 @@ class Listener:
         self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
         now_s = self.loop.time()
         for connection in list(self.connections):
-            connection.check(now_s)
+            try:
+                connection.check(now_s)
+            except Exception:  # protects the deadlines of all other connections
+                logger.exception("A connection's deadlines could not be checked: %s", connection.client)
+                connection.abort()
+
+
+def _bound_unacknowledged(sock: socket.socket, seconds: float) -> None:
+    """What is still in the kernel after our close would wait for a client that takes nothing, for many minutes.
+    Connections inherit it from the socket they come by. Linux only."""
+    if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(int(seconds * 1000), 1))

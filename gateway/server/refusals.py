@@ -9,6 +9,7 @@ GatewayError                       status  code
 │   ├── RequestTimeout             408     request_timeout
 │   ├── TargetTooLong              414     target_too_long
 │   ├── ExpectationRefused         417     expectation_failed
+│   ├── TooManyFromAddress         429     too_many_from_address
 │   ├── HeadTooLarge               431     head_too_large
 │   ├── CodingUnknown              501     transfer_coding_unknown
 │   ├── UpgradeRefused             501     upgrade_not_supported      WebSocket inside TLS ended here
@@ -27,8 +28,8 @@ from gateway.proxy.errors import BadPath, BadRequest, BodyTooLarge, GatewayError
 
 __all__ = [
     "BadPath", "BadRequest", "BodyTooLarge", "CodingUnknown", "ExpectationRefused", "GatewayError", "HeadTooLarge",
-    "InternalError", "MethodRefused", "RequestTimeout", "TargetTooLong", "TooManyConnections", "UpgradeRefused",
-    "VersionRefused", "closing_answer", "status_line",
+    "InternalError", "MethodRefused", "RequestTimeout", "TargetTooLong", "TooManyConnections", "TooManyFromAddress",
+    "UpgradeRefused", "VersionRefused", "closing_answer", "status_line",
 ]  # fmt: skip
 
 
@@ -57,6 +58,14 @@ class TargetTooLong(BadRequest):
 class ExpectationRefused(BadRequest):
     status, code, title = 417, "expectation_failed", "Expectation failed"
     detail = "Only 'Expect: 100-continue' can be met."
+
+
+class TooManyFromAddress(BadRequest):
+    status, code, title = 429, "too_many_from_address", "Too many connections from this address"
+    detail = "This address has as many connections open as one may have. Close some, or use them for more requests."
+
+    def __init__(self) -> None:
+        super().__init__(headers=[(b"retry-after", b"1")])
 
 
 class HeadTooLarge(BadRequest):

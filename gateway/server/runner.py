@@ -18,11 +18,12 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet import defer
 
+from gateway.server.addresses import Network
 from gateway.server.cycle import Application, Scope
 from gateway.server.handover import adopt
 from gateway.server.lean import Server, reactor
@@ -44,6 +45,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
     on_drain   called when draining begins, before listening stops
     on_stop    awaited after the last answer
     on_refused(status, code, client)   hears of each answer the front made by itself
+    trusted    proxies, whose connections are not counted by address
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
         *,
         limits: Limits,
         ssl_context: ssl.SSLContext | None = None,
+        trusted: Sequence[Network] = (),
         on_start: Hook | None = None,
         on_drain: Callable[[], None] | None = None,
         on_stop: Hook | None = None,
@@ -64,7 +67,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
         self.endpoints: list[str] = []  # nothing for daphne to listen on
         self.sockets = sockets
         self.listener = Listener(
-            application, limits, on_refused=on_refused, upgrade=self._upgrade, ssl_context=ssl_context
+            application, limits, on_refused=on_refused, upgrade=self._upgrade, ssl_context=ssl_context, trusted=trusted
         )
         self.drain_timeout_s = drain_timeout_s
         self._on_start, self._on_drain, self._on_stop = on_start, on_drain, on_stop

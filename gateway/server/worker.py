@@ -34,6 +34,7 @@ class Life:
     stop: Callable[[], Coroutine[Any, Any, None]]
     refused: OnRefused | None = None
     serves: Callable[[], bool] = lambda: True
+    tell: Callable[[Callable[[], dict[str, Any]]], None] = lambda state: None  # what the front says for `/status`
 
 
 class NothingToServe(Exception):
@@ -64,27 +65,19 @@ def main() -> None:
     server = WorkerServer(
         application,
         [socket.socket(fileno=fd) for fd in arguments.fds],
-        limits=limits(settings),
+        limits=Limits.of(settings),
         on_start=start,
         on_drain=life.drain,
         on_stop=life.stop,
         on_refused=life.refused,
+        trusted=settings.trusted_proxies,
         drain_timeout_s=settings.drain_timeout_s,
     )
+    life.tell(server.listener.state)
     try:
         server.run()
     except NothingToServe as error:
         raise SystemExit(f"{error}") from None
-
-
-def limits(settings: environment.Environment) -> Limits:
-    return Limits(
-        max_line_bytes=settings.max_line_bytes,
-        max_head_bytes=settings.max_head_bytes,
-        max_headers=settings.max_headers,
-        max_body_bytes=settings.max_body_bytes,
-        max_connections=settings.max_connections,
-    )
 
 
 def tell_ready() -> None:
@@ -109,7 +102,10 @@ def _life(app: str) -> Life:
         def serves() -> bool:
             return current.environment.role == "admin" or current.pipeline.table is not None
 
-        return Life(current.start, current.begin_drain, current.stop, metrics.refused, serves)
+        def tell(state: Callable[[], dict[str, Any]]) -> None:
+            current.front = state
+
+        return Life(current.start, current.begin_drain, current.stop, metrics.refused, serves, tell)
 
     async def nothing() -> None: ...
 

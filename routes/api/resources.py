@@ -126,7 +126,7 @@ class Upstreams(Resource[Upstream]):
             Filter("name"),
             _TAG,
             Filter("protocol", choices=("http", "https")),
-            Filter("balancing", choices=("round-robin", "least-connections")),
+            Filter("balancing", choices=("round-robin", "least-connections", "ewma", "consistent-hashing")),
             Filter("route", "routes__name", description="That this route leads to."),
         ),
         search=("name", "tags"),

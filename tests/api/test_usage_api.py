@@ -238,7 +238,8 @@ def test_status_tells_what_each_worker_serves_and_how_upstreams_do(
     (target,) = upstream["targets"]
     assert target == {
         "id": target["id"], "address": "10.0.0.1:80", "weight": 100, "enabled": True, "state": "down",
-        "since": "1970-01-01T00:01:00Z", "nodes": 1, "nodes_agreeing": 1, "failures": 2, "in_flight": 3,
+        "since": "1970-01-01T00:01:00Z", "nodes": 1, "nodes_agreeing": 1, "failures": 2, "fault": "",
+            "in_flight": 3,
         "latency_ms": 17.5,
         "probe": {"at": "1970-01-01T00:01:30Z", "fault": "Status 500.", "took_ms": 3.0, "streak": 0},
     }  # fmt: skip

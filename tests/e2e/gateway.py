@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from django.conf import settings
+from psycopg.conninfo import make_conninfo
 
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -125,6 +128,24 @@ def children(parent: int, word: str) -> list[int]:
     return [
         int(pid) for pid, above, state, command in rows if int(above) == parent and state[0] != "Z" and word in command
     ]
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """A fresh database on the suite's PostgreSQL, as a connection string."""
+    base = settings.DATABASES["default"]
+    parts = {
+        "host": base["HOST"], "port": base.get("PORT", ""), "user": base["USER"], "password": base.get("PASSWORD", ""),
+    }  # fmt: skip
+    parts = {key: value for key, value in parts.items() if value}
+    name = f"hg_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(make_conninfo(dbname="postgres", **parts), autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        yield make_conninfo(dbname=name, **parts)
+        try:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+        except psycopg.errors.InsufficientPrivilege:  # an autovacuum worker is in it; a plain DROP may send that away
+            server.execute(f"DROP DATABASE {name}")  # type: ignore[arg-type]
 
 
 @contextmanager

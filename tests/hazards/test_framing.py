@@ -48,7 +48,7 @@ COOKIES = b"HTTP/1.1 200 OK\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-len
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n", HEAD, [b"content-length: 5000"], [], b""),
         (b"HTTP/1.1 204 No Content\r\n\r\n", GET, [b" 204 "], [b"content-length", b"content-type"], b""),
         (b"HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n", GET, [b" 304 ", b"etag: x"], [b"content-length"], b""),
-        (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + COOKIES, GET, [b" 200 "], [b"103"], b"ok"),
+        (b"HTTP/1.1 102 Processing\r\nx: y\r\n\r\n" + COOKIES, GET, [b" 200 "], [b"102"], b"ok"),
         (b"HTTP/1.1 200 OK\r\nconnection: x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\ncontent-length: 0\r\n\r\n", GET,
          [b" 200 "], [b"x-hop", b"keep-alive"], b""),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import os
 import signal
@@ -10,95 +9,23 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.e2e.gateway import Gateway, route, wait_until
 from tests.e2e.load import Load
+from tests.hazards.targets import BAD, BROKEN, ask, configure, refusing, states, target
 from tests.running import free_port
-from tests.upstream import OK, Wire, answering, serving
+from tests.upstream import OK, Wire, answering
 
-BROKEN = b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n"
 REQUESTS = 600
-
-
-async def hang(wire: Wire) -> None:
-    await wire.left()
-
-
-@contextmanager
-def target(script: Callable[[Wire], Awaitable[None]], port: int = 0) -> Iterator[int]:
-    """An upstream in a thread of its own; its port."""
-    loop = asyncio.new_event_loop()
-    ports: list[int] = []
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with serving(script, port=port) as up:
-            ports.append(up.port)
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=[serve()], daemon=True)
-    thread.start()
-    wait_until(lambda: ports)
-    try:
-        yield ports[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        loop.close()
-
-
-def configure(gateway: Gateway, *ports: int, **fields: Any) -> None:
-    up = {"name": "up", "targets": [{"host": "127.0.0.1", "port": port} for port in ports], **fields}
-    gateway.configure({"format": 1, "upstreams": [up], "routes": [route("all", "/*", "up")]})
-
-
-def ask(port: int, times: int, connections: int = 2) -> list[int]:
-    """Statuses in the order of the answers, from a few clients with keep-alive."""
-    statuses: list[int] = []
-
-    def client(share: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        for _ in range(share):
-            connection.request("GET", "/x")
-            answer = connection.getresponse()
-            answer.read()
-            statuses.append(answer.status)
-        connection.close()
-
-    clients = [threading.Thread(target=client, args=[times // connections]) for _ in range(connections)]
-    for one in clients:
-        one.start()
-    for one in clients:
-        one.join(60)
-    return statuses
-
-
-def states(gateway: Gateway) -> dict[int, str]:
-    return {int(one["address"].rpartition(":")[2]): one["state"] for one in gateway.get_json("/status")["targets"]}
 
 
 # --- ejection: from traffic alone -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def refusing() -> Iterator[int]:
-    """A port that nobody listens on, and that nobody else is given."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
-
-
-BAD: dict[str, Callable[[], Any]] = {
-    "fails": lambda: target(answering(BROKEN)), "hangs": lambda: target(hang), "refuses": refusing,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", ["fails", "hangs", "refuses"])
 def test_one_of_three_fails_at_most_five_requests(gateway: Gateway, plain_upstream: int, kind: str) -> None:
     with BAD[kind]() as bad, target(answering(OK)) as other:
         configure(gateway, bad, plain_upstream, other, first_byte_timeout_ms=100)

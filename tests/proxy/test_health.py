@@ -126,7 +126,7 @@ def timeout(phase: str) -> UpstreamTimeout:
     ],
 )  # fmt: skip
 def test_only_what_the_target_did_counts_against_it(error: UpstreamError, with_body: bool, blamed: bool) -> None:
-    assert health.blames(error, with_body) is blamed
+    assert bool(health.blames(error, with_body)) is blamed
 
 
 def test_errors_of_the_gateway_are_no_upstream_errors() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+from time import process_time
 
 import pytest
 
 from gateway.proxy.errors import AmbiguousPath, BadPath
 from gateway.proxy.match import Index, Match
-from gateway.proxy.paths import is_plain, normalise
+from gateway.proxy.paths import is_plain, normalise, other_readings
 from gateway.proxy.patterns import Pattern, check_rewrite, rewrite_path
 from gateway.proxy.snapshot import FieldCondition, RouteSpec
 
@@ -57,7 +58,24 @@ def test_a_path_has_one_normal_form(raw: bytes, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"x", b"*", b"/a b", b"/\x00", b"/\x7f", b"/\r", b"/%", b"/%g1", b"/%2", b"/%00", b"/%41" * 2000]
+    "raw",
+    [
+        b"",
+        b"x",
+        b"*",
+        b"/a b",
+        b"/\x00",
+        b"/\x7f",
+        b"/\r",
+        b"/%",
+        b"/%g1",
+        b"/%2",
+        b"/%00",
+        b"/%0a",
+        b"/%7F",
+        b"/%1f",
+        b"/%41" * 2000,
+    ],
 )
 def test_a_path_no_server_should_see_is_refused(raw: bytes) -> None:
     with pytest.raises(BadPath):
@@ -165,7 +183,8 @@ PROTECTED = [route("protected", "/admin/*"), route("open", "/*")]
     ["/%2fadmin", "/x/..%2fadmin", "/x%2f..%2fadmin", "/admin%2fx/../../y", "//admin", "/x/../admin", "/./admin",
      "/x/%2e%2e/admin", "/\\admin", "/x\\..\\admin", "/%5cadmin", "/admin;x", "/x;y/../admin", "/%25%32%66admin",
      "/%252e%252e/admin",
-     "/..;/admin", "/x/..;/admin", "/a%64min%2f..%2f", "/%2561dmin"],
+     "/..;/admin", "/x/..;/admin", "/a%64min%2f..%2f", "/%2561dmin", "/admin%3fx", "/admin%23", "/admin%2f;x%2f..",
+     "/x//../admin", "/x/%c0%ae%c0%ae/admin", "/%252561dmin"],
 )  # fmt: skip
 def test_no_spelling_slips_past_a_protected_route(raw: str) -> None:
     with contextlib.suppress(AmbiguousPath):  # refused is as good
@@ -177,6 +196,16 @@ def test_no_spelling_slips_past_a_protected_route(raw: str) -> None:
 )
 def test_odd_spellings_inside_one_routes_space_just_work(raw: str) -> None:
     assert name([route("files", "/files/*"), route("other", "/other/*")], raw) == "files"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"/%25252525252541", b"/%" + b"25" * 2000 + b"41", b"/x%2F../;a%25" * 300, b"/a;%5c..//%2e/%3f%25;" * 4]
+)
+def test_what_can_be_read_in_too_many_ways_is_refused_soon(raw: bytes) -> None:
+    begun_s = process_time()
+    with pytest.raises(AmbiguousPath, match="too many ways"):
+        other_readings(raw)
+    assert process_time() - begun_s < 0.1
 
 
 def test_a_plain_path_is_not_looked_at_twice() -> None:

@@ -170,3 +170,17 @@ async def test_probes_keep_their_interval_whatever_they_take() -> None:
     async with serving(slow) as one, probing(Prober({}), upstream("up", target(one.port), probe=HTTP)):
         await until(lambda: len(moments) >= 6)
     assert moments[5] - moments[0] >= 0.24
+
+
+async def test_a_target_that_is_down_may_be_asked_more_often() -> None:
+    moments: list[float] = []
+
+    async def ill(wire: Wire) -> None:
+        while await wire.head():
+            moments.append(asyncio.get_running_loop().time())
+            await wire.send(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n")
+
+    policy = replace(HTTP, interval_s=0.5, down_interval_s=0.02, unhealthy_after=1)
+    async with serving(ill) as one, probing(Prober({}), upstream("up", target(one.port), probe=policy)):
+        await until(lambda: len(moments) >= 11)
+    assert moments[10] - moments[0] < 4  # not ten times half a second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -172,6 +173,45 @@ async def test_who_waits_gets_the_place_of_a_closed_connection() -> None:
         assert await asyncio.gather(*[fetch(transport) for _ in range(20)]) == [(200, b"ok")] * 20
         assert upstream.connections == 20
         await until(lambda: counters(transport) == (0, 0, 0, 0))
+
+
+class Stalling(httpx.AsyncByteStream):
+    """A body whose client sends a little, and then for long nothing."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"some"
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("slow", ["answer", "body"])
+async def test_a_slow_client_does_not_keep_others_from_a_place(slow: str) -> None:
+    """Its connection stands still; it is opened anyway beside it, what nobody would wait for."""
+
+    async def script(wire: Wire) -> None:
+        while head := await wire.head():
+            await wire.send(
+                LARGE * 10 if b"/slow" in head and slow == "answer" else OK if b"/slow" not in head else b""
+            )
+            if b"/slow" in head:
+                await wire.left()
+
+    async with serving(script) as upstream, transport_to(upstream, max_connections=2) as transport:
+        if slow == "answer":
+            answers = [await transport.handle_async_request(request(target=b"/slow")) for _ in range(2)]
+        else:
+            stalled = httpx.Request("POST", "http://u", headers=[("transfer-encoding", "chunked")], stream=Stalling())
+            stalled.extensions["target"] = b"/slow"
+            sending = [asyncio.create_task(transport.handle_async_request(stalled)) for _ in range(2)]
+        await until(lambda: upstream.live == 2)
+        assert await asyncio.gather(*(fetch(transport) for _ in range(3))) == [(200, b"ok")] * 3
+        if slow == "answer":
+            for answer in answers:
+                await answer.aclose()
+        else:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+        await until(lambda: transport.pool.in_use == 0)
 
 
 async def test_a_full_line_is_busy_at_once() -> None:

@@ -9,7 +9,9 @@ from gateway.proxy.snapshot import (
     CarePolicy,
     EjectPolicy,
     FieldCondition,
+    HashPolicy,
     ProbePolicy,
+    StickyPolicy,
     TargetSpec,
     WeightedUpstream,
 )
@@ -138,6 +140,44 @@ def test_health_reaches_the_snapshot(registry):
     )
     assert upstreams_of({**wanted, "plugins": [{"name": "gone from here"}]}) == {"users": spec}
     assert compile_document(document(upstreams=[upstream()]), registry).upstreams["users"].probe is None
+
+
+def test_balancing_reaches_the_snapshot(registry):
+    def spec_of(**fields):
+        return compile_document(document(upstreams=[upstream(**fields)]), registry).upstreams["users"]
+
+    assert (spec_of().hashing, spec_of().sticky, spec_of().slow_start_s) == (HashPolicy(), None, 0.0)
+    hashed = spec_of(balancing="consistent-hashing", hash_on="header", hash_on_header="X-User", slow_start_ms=1500)
+    assert (hashed.balancing, hashed.hashing) == ("consistent-hashing", HashPolicy("header", b"x-user"))
+    assert hashed.slow_start_s == 1.5
+    assert spec_of(balancing="consistent-hashing", hash_on="cookie", hash_on_cookie="Sid").hashing.name == b"Sid"
+    cookie = {"sticky_max_age_s": 60, "sticky_path": "/a", "sticky_secure": True, "sticky_http_only": False}
+    sticky = spec_of(sticky_cookie="node", sticky_same_site="none", **cookie).sticky
+    assert sticky == StickyPolicy(b"node", 60, "/a", True, False, "none")
+    ejecting = spec_of(eject_on=["timeout", "connect"], eject_statuses="429,500-501", probe="tcp")
+    assert (ejecting.eject.on, ejecting.eject.statuses) == ({"connect", "timeout"}, {429, 500, 501})
+    assert spec_of(probe="tcp", probe_down_interval_ms=500).probe.down_interval_s == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "said"),
+    [
+        ({"balancing": "fastest"}, "balancing", "round-robin"),
+        ({"balancing": "consistent-hashing", "hash_on": "header"}, "hash_on_header", "name the header"),
+        ({"balancing": "consistent-hashing", "hash_on": "cookie"}, "hash_on_cookie", "name the cookie"),
+        ({"hash_on_header": "a b"}, "hash_on_header", "not the name of a header"),
+        ({"sticky_cookie": "a;b"}, "sticky_cookie", "not the name of a cookie"),
+        ({"sticky_cookie": "a", "sticky_path": "/a; Secure"}, "sticky_path", "begins with /"),
+        ({"sticky_cookie": "a", "sticky_same_site": "none"}, "sticky_same_site", "set sticky_secure"),
+        ({"eject_statuses": "200-599"}, "eject_statuses", "below 400"),
+        ({"eject_on": ["weather"]}, "eject_on", "broken"),
+        ({"slow_start_ms": -1}, "slow_start_ms", "0"),
+    ],
+)
+def test_balancing_that_cannot_be_is_refused(registry, fields, field, said):
+    (problem,) = problems(document(upstreams=[upstream(**fields)]), registry)
+    assert problem.startswith(f'upstreams["users"].{field}')
+    assert said in problem
 
 
 def test_care_reaches_the_snapshot_and_is_none_where_nothing_is_asked_for(registry):

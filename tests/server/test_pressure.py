@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+import select
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server.front import Client, Front, front, hello, until
+from tests.server.front import Client, Front, front, hello, read_body, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a.test\r\n"
@@ -199,6 +203,167 @@ async def test_a_body_the_application_does_not_take_is_not_the_clients_delay() -
         go.set()
         assert (await client.answer()).status == 200
         await uploading
+
+
+async def drip(client: Client, data: bytes = b"a", every_s: float = 0.01) -> None:
+    """For as long as the server takes it."""
+    while not client.writer.transport.is_closing():
+        client.writer.write(data)
+        await asyncio.sleep(every_s)
+
+
+async def swallow(scope: Any, receive: Any, send: Any) -> None:
+    if await read_body(receive):
+        await hello(scope, receive, send)
+
+
+async def test_a_body_that_trickles_is_a_408() -> None:
+    async with front(swallow, body_timeout_s=0.3, min_body_bytes_per_s=10_000) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 100000\r\n\r\n")
+        dripping = asyncio.create_task(drip(client))
+        assert (await client.answer()).json()["code"] == "request_timeout"
+        dripping.cancel()
+
+
+async def test_bytes_of_framing_buy_no_time() -> None:
+    async with front(swallow, body_timeout_s=0.3, min_body_bytes_per_s=2_000) as server:
+        client = await server.connect()
+        await client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        dripping = asyncio.create_task(
+            drip(client, b"1;" + b"x" * 30 + b"\r\na\r\n")
+        )  # 3,700 bytes a second, 100 of them body
+        assert (await client.answer()).json()["code"] == "request_timeout"
+        dripping.cancel()
+
+
+async def test_a_fast_start_buys_no_more_than_the_grace() -> None:
+    async with front(swallow, body_timeout_s=0.3, min_body_bytes_per_s=1_000) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 200000\r\n\r\n" + bytes(50_000))  # 50 s, if they were saved up
+        dripping = asyncio.create_task(drip(client, every_s=0.1))
+        assert (await client.answer()).json()["code"] == "request_timeout"
+        dripping.cancel()
+
+
+async def test_a_slow_body_above_the_rate_arrives() -> None:
+    async with front(swallow, body_timeout_s=0.3, min_body_bytes_per_s=100) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 400\r\n\r\n")
+        for _ in range(40):
+            await client.send(b"0123456789")
+            await asyncio.sleep(0.02)
+        assert (await client.answer()).status == 200
+
+
+async def test_line_breaks_before_a_head_buy_no_time() -> None:
+    """Each pair is a blank line that may stand there, and each first half the beginning of a head."""
+    async with front(hello, keepalive_timeout_s=60, head_timeout_s=0.3) as server:
+        client = await server.connect()
+        assert (await client.ask(GET)).status == 200
+        begun_s = server.listener.loop.time()
+        for _ in range(1000):
+            if client.reader.at_eof() or not server.listener.connections:
+                break
+            for half in (b"\r", b"\n"):
+                client.writer.write(half)
+                await asyncio.sleep(0.01)
+        assert server.listener.loop.time() - begun_s < 3
+
+
+async def narrow_reader(server: Front) -> socket.socket:
+    """A client that asked, and whose kernel holds some kB, so that the server learns of each few that are read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, server.address)
+    await asyncio.get_running_loop().sock_sendall(sock, GET)
+    return sock
+
+
+async def sip(sock: socket.socket, size: int, gone: Callable[[], bool], for_s: float = 1.5) -> int:
+    """Reads so much 50 times a second; how much it was."""
+    taken, end_s = 0, asyncio.get_running_loop().time() + for_s
+    with sock:
+        while not gone() and asyncio.get_running_loop().time() < end_s:
+            await asyncio.sleep(0.02)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                taken += len(sock.recv(size))
+    return taken
+
+
+@pytest.mark.parametrize("rate", [0, 1_000_000])
+async def test_a_reader_below_the_rate_is_dropped(rate: int) -> None:
+    """Without a rate any byte counts."""
+    app = Sender()
+    async with front(app, write_timeout_s=0.5, min_answer_bytes_per_s=rate) as server:
+        assert await sip(await narrow_reader(server), 2_000, lambda: app.gone) > 10_000
+        assert app.gone == bool(rate)
+        await until(lambda: app.gone)
+
+
+async def test_a_slow_reader_is_seen_through_the_kernels_buffer() -> None:
+    """The kernel takes nothing more from us for long, although the client reads all the time."""
+    app = Sender()
+    async with front(app, write_timeout_s=0.5, min_answer_bytes_per_s=1_000) as server:
+        sock = await narrow_reader(server)
+        await until(lambda: any(connection.write_paused for connection in server.listener.connections))
+        sent = app.sent
+        taken = await sip(sock, 1_000, lambda: app.gone)
+        assert taken > 10_000
+        assert app.sent == sent
+        await until(lambda: app.gone)
+
+
+async def test_the_rest_of_an_answer_is_watched_too() -> None:
+    """It waits for the client although the application is done with it, and no write was ever held back."""
+    done = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal done
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(60_000)})
+        done += 1
+
+    async with front(app, write_timeout_s=0.3, keepalive_timeout_s=60) as server, slow_reader(server) as client:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.writer.write(GET * 500)
+        await until(lambda: done > 10)
+        await until(lambda: not server.listener.connections)
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells of an end behind unread bytes")
+@pytest.mark.parametrize("leave", ["reset", "close"])
+async def test_a_client_that_leaves_behind_an_unread_body_is_noticed(leave: str) -> None:
+    gone = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"]["hydragate.cycle"].on_disconnect(gone.set)
+        await asyncio.wait_for(gone.wait(), 10)
+
+    async with front(app) as server:
+        client = await server.connect()
+        client.writer.write(POST + b"Content-Length: 90000000\r\n\r\n" + bytes(100_000))
+        await until(lambda: any(cycle.held > 65536 for cycle in server.listener.requests))
+        sock = client.writer.get_extra_info("socket")
+        if leave == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.abort()
+        else:
+            client.writer.close()
+        await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_a_sweep_that_fails_for_one_connection_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    async with front(hello, keepalive_timeout_s=0.1) as server:
+        broken = await server.connect()
+        assert (await broken.ask(GET)).status == 200
+        (connection,) = server.listener.connections
+        connection._deadline_s = "never"  # type: ignore[assignment]  # whatever may be wrong one day
+        other = await server.connect()
+        assert (await other.ask(GET)).status == 200
+        await until(lambda: not server.listener.connections)
+    assert "deadlines could not be checked" in caplog.text
 
 
 async def test_a_lingering_client_is_closed_in_the_end() -> None:
