@@ -11,7 +11,7 @@ UV     := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --gene
 SIDE_BY_SIDE := $(if $(REDIS_URL),,-n 2 --dist loadfile)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test scale bench bench-peers lint types fmt lock venv screenshots clean
+.PHONY: help run test soak outages scale bench bench-peers lint types fmt lock venv screenshots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ run: $(VENV)/installed-run  ## install what is needed and start everything (PORT
 
 test: venv  ## the whole test suite in two processes, on servers of their own (or DATABASE_URL, REDIS_URL)
 	$(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
+
+soak: venv  ## ten minutes of load in which everything fails a little (ARGS="--minutes 60 --rate 200")
+	$(PY) -m tests.soak $(ARGS)
+
+outages: venv  ## every outage of Redis and PostgreSQL for a minute each, and rolling restarts at length
+	HG_FAULT_S=60 HG_ROLL_REQUESTS=30000 $(PY) -m pytest -s tests/e2e/test_faults.py tests/hazards/test_rolling.py $(ARGS)
 
 scale: venv  ## open every page with a million requests in the last day
 	$(PY) -m pytest tests/scale $(ARGS)

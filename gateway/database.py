@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
@@ -27,7 +28,12 @@ class Database:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
         self._busy = 0
-        self.available = True
+        #: Seconds of the monotonic clock since when PostgreSQL has been failing; None while it works.
+        self.degraded_since: float | None = None
+
+    @property
+    def available(self) -> bool:
+        return self.degraded_since is None
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """`call` in a thread; raises DatabaseUnavailable after two seconds or when PostgreSQL cannot be used."""
@@ -39,9 +45,10 @@ class Database:
         try:
             result = await asyncio.wait_for(asyncio.shield(future), 2.0)
         except (TimeoutError, DatabaseError, InterfaceError) as error:
-            self.available = False
+            if self.degraded_since is None:
+                self.degraded_since = monotonic()
             raise DatabaseUnavailable(str(error) or "no answer within 2 s") from error
-        self.available = True
+        self.degraded_since = None
         return result
 
     def _done(self, future: asyncio.Future[R]) -> None:

@@ -70,6 +70,12 @@ class Environment(BaseSettings):
     """This machine's name among the nodes that share the database."""
     drain_timeout_s: float = Field(30.0, gt=0, le=3600)
     """After SIGTERM: how long requests in flight may take to finish."""
+    drain_delay_s: float = Field(0.0, ge=0, le=300)
+    """After SIGTERM: how long `/ready` says 503 before the port closes. For load balancers that ask now and then."""
+    recycle_requests: int = Field(0, ge=0)
+    """Replace a worker after this many requests, give or take a tenth, so that not all come due at once. 0: never."""
+    recycle_mb: int = Field(0, ge=0, le=1_048_576)
+    """Replace a worker whose resident memory is above this. 0: never. Linux; elsewhere its peak counts."""
     uvloop: bool = True
     """Run workers on uvloop where it is installed. Off: asyncio's own loop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -65,6 +65,7 @@ class Runtime:
         self.worker = worker
         self.started = False
         self.draining = False
+        self.served = 0  # requests that ended
         self.digest = ""
         self.error = ""  # why the newest configuration is not served, if so
         self.registry = Registry.load(environment.plugins, environment.plugin_dir)
@@ -151,6 +152,8 @@ class Runtime:
             self._nudged.clear()
             with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
                 await self.batcher.command("PING")
+            for part, away_s in self._away().items():
+                metrics.PART_UP.labels(part).set(away_s is None)
             try:
                 await self._refresh()
             except DatabaseUnavailable:
@@ -274,6 +277,7 @@ class Runtime:
     # --- what others may know ---------------------------------------------------------------------------------------
 
     def _fold(self, records: Sequence[Record]) -> None:
+        self.served += len(records)
         metrics.fold(records)
         if self.access_log is not None:
             self.access_log.fold(records)
@@ -282,12 +286,13 @@ class Runtime:
     def _version(self) -> int | None:
         return self.pipeline.table.version if self.pipeline.table else None
 
+    def _away(self) -> dict[str, float | None]:
+        """Of each part behind us: for how many seconds it has been failing, None if it works."""
+        since = {"postgres": self.database.degraded_since, "redis": self.batcher.degraded_since}
+        return {part: None if at_s is None else round(monotonic() - at_s, 1) for part, at_s in since.items()}
+
     def readiness(self) -> dict[str, Any]:
-        degraded = [
-            name
-            for name, fine in (("postgres", self.database.available), ("redis", self.batcher.available))
-            if not fine
-        ]
+        degraded = [part for part, away_s in self._away().items() if away_s is not None]
         if self.pipeline.table is None or self.draining:
             reason = "draining" if self.draining else "no configuration loaded"
             return {"status": "unready", "reason": reason, "degraded": degraded}
@@ -302,6 +307,8 @@ class Runtime:
             "pid": os.getpid(),
             "role": self.environment.role,
             "uptime_s": round(time() - self._started_s, 1),
+            "away_s": self._away(),
+            "usage_dropping": self.journal.complaint,
             "config_version": self._version(),
             "config_digest": self.digest,
             "config_error": self.error,

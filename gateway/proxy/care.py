@@ -10,7 +10,7 @@ lost, the answer is one of those that are worth it, the circuit is closed, the b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import random
@@ -200,9 +200,20 @@ class Attempts:
             if best is None:
                 return tasks[-1].result()  # raises what it ended with
             self.exchange.target = best.state.target.address
-            return best
+        except BaseException:
+            best = None  # nobody will have it: it is put away with the others
+            raise
         finally:
+            await self._settle(tasks, best)
+        return best
+
+    async def _settle(self, tasks: Sequence[asyncio.Future[Got]], best: Got | None) -> None:
+        try:
             await self._put_away([task for task in tasks if not _is(task, best)])
+        except BaseException:  # cancelled meanwhile: the answer that won has nobody to go to either
+            if best is not None:
+                await best.discard()
+            raise
 
     def _may_hedge(self) -> bool:
         breaker = self.guard.breaker
@@ -211,9 +222,12 @@ class Attempts:
     async def _put_away(self, losers: list[asyncio.Future[Got]]) -> None:
         for task in losers:
             task.cancel()
-        for ended in await asyncio.gather(*losers, return_exceptions=True):
-            if isinstance(ended, Got):
-                await ended.discard()
+        try:
+            await asyncio.gather(*losers, return_exceptions=True)
+        finally:  # whoever cancels us: what came in the last moment holds a connection
+            for task in losers:
+                if task.done() and not task.cancelled() and task.exception() is None:
+                    await task.result().discard()
 
 
 def _is(task: asyncio.Future[Got], best: Got | None) -> bool:

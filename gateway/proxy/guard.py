@@ -64,7 +64,8 @@ class Breaker:
         slow = bool(self.policy.slow_s) and took_s >= self.policy.slow_s
         if trial:
             self._turn("open" if failed or slow else "closed")
-        elif self.phase == "closed":  # else it was sent before the circuit opened, and tells nothing new
+        elif self.phase == "closed" and self._clock() - took_s >= self.since_s:
+            # Else it was sent before the circuit opened (and perhaps closed again), and tells nothing new.
             self._count(failed, slow)
 
     def abandon(self, trial: bool) -> None:
@@ -129,7 +130,7 @@ class Ceiling:
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # it came all the same: for the next one
                 self.leave()
-            else:
+            elif turn in self._waiting:  # else whoever left in this moment has passed it over already
                 self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise UpstreamBusy(headers=[(b"retry-after", b"1")]) from None

@@ -76,6 +76,11 @@ class Journal:
         else:
             metrics.USAGE_DROPPED.labels("disk_slow").inc()
 
+    @property
+    def complaint(self) -> str:
+        """Why usage rows are being lost; "" while they are kept."""
+        return self._segments.complaint
+
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="journal")
 

@@ -18,11 +18,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from gateway.proxy import reserved
 from gateway.proxy.errors import OUTCOMES
 from gateway.proxy.record import Record
 
 __all__ = ["CONTENT_TYPE", "config_version", "exposition", "fold", "process_dead", "refused"]
 
+reserved.install()
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 INFINITY = float("inf")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -74,6 +76,10 @@ ACCESS_LOG_DROPPED = Counter(
 TARGET_UP = Gauge(
     "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",
     ["upstream", "target"], multiprocess_mode="livemostrecent",
+)  # fmt: skip
+PART_UP = Gauge(
+    "hydragate_part_up", "1: every worker reaches it (postgres, redis). 0: one does not, and is degraded.",
+    ["part"], multiprocess_mode="livemin",
 )  # fmt: skip
 TARGET_STATE = Gauge(
     "hydragate_upstream_target_state",

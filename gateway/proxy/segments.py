@@ -55,6 +55,7 @@ class SegmentWriter:
         self._spool_bytes = 0
         self._measured_s = float("-inf")
         self._complaint = ""
+        self.complaint = ""  # why rows are being lost, in words
 
     @property
     def is_open(self) -> bool:
@@ -147,6 +148,7 @@ class SegmentWriter:
 
     def _complain(self, complaint: str) -> None:
         """Once for each change; the counter has the rest."""
+        self.complaint = complaint
         kind = complaint.partition(" ")[0]
         if kind and kind != self._complaint:
             logger.error("usage rows are being lost: %s", complaint)

@@ -16,9 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 READY_FD = "GATEWAY_READY_FD"
 MUST_SERVE = "GATEWAY_MUST_SERVE"
+READY, RECYCLE = b"1", b"R"  # what a child may tell
+ROLL = signal.SIGUSR1  # to a worker whose successor is ready: drain, and do not wait for load balancers
 PR_SET_PDEATHSIG = 1
 
 # Looked up before any fork: a child may not take the import lock. Absent where there is no prctl.
@@ -29,8 +32,9 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 class Program:
     """What to run. `environment` is the whole of it; `fds` are open descriptors it inherits under the same numbers.
 
-    One that `tells_ready` writes a byte to the descriptor named in GATEWAY_READY_FD; any other is ready once started.
-    With GATEWAY_MUST_SERVE it joins others that serve: if it has nothing to serve, it ends instead of being ready.
+    One that `tells_ready` writes READY to the descriptor named in GATEWAY_READY_FD, and later perhaps RECYCLE: replace
+    me. Any other is ready once started. With GATEWAY_MUST_SERVE it joins others that serve: if it has nothing to serve,
+    a successor (`roll`) ends instead of being ready, and a restarted one (`wait`) is not ready until it has something.
     """
 
     name: str
@@ -41,11 +45,12 @@ class Program:
 
 
 class Child:
-    """A running `Program`. `ready_fd` is for the supervisor's selector; -1 when there is nothing to wait for."""
+    """A running `Program`. `ready_fd` is for the supervisor's selector; -1 when it will not tell anything any more."""
 
-    def __init__(self, program: Program, *, must_serve: bool = False) -> None:
+    def __init__(self, program: Program, *, must_serve: Literal["", "roll", "wait"] = "") -> None:
         self.program = program
         self.ready = not program.tells_ready
+        self.wants_recycling = False
         self.ready_fd = -1
         self.kill_at_s: float | None = None  # set once it was asked to end
         self.started_s = time.monotonic()
@@ -68,34 +73,36 @@ class Child:
             return f"was killed by signal {-status} ({signal.strsignal(-status)})"
         return f"ended with status {status}" if status else "ended by itself"
 
-    def end(self, kill_at_s: float) -> None:
+    def end(self, kill_at_s: float, number: signal.Signals = signal.SIGTERM) -> None:
         """Asks it to end; the supervisor kills it at `kill_at_s`. A later call can only bring that forward."""
         if self.kill_at_s is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(number)
             self.kill_at_s = kill_at_s
         self.kill_at_s = min(self.kill_at_s, kill_at_s)
 
     def kill(self) -> None:
         self._process.kill()
 
-    def read_ready(self) -> None:
-        """Call when `ready_fd` is readable: a byte means ready, its end means that the child has gone."""
-        self.ready = bool(os.read(self.ready_fd, 1)) or self.ready
-        self.close()
+    def hear(self) -> bool:
+        """Call when `ready_fd` is readable. False when there is nothing more to come: the child has gone."""
+        told = os.read(self.ready_fd, 64)
+        self.ready = self.ready or READY in told
+        self.wants_recycling = self.wants_recycling or RECYCLE in told
+        return bool(told)
 
     def close(self) -> None:
         if self.ready_fd >= 0:
             os.close(self.ready_fd)
             self.ready_fd = -1
 
-    def _spawn(self, must_serve: bool) -> subprocess.Popen[bytes]:
+    def _spawn(self, must_serve: str) -> subprocess.Popen[bytes]:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children must be started from the main thread: they die with their thread")
         environment, fds = dict(self.program.environment), self.program.fds
         told_fd = -1
         if self.program.tells_ready:
             self.ready_fd, told_fd = os.pipe()
-            environment |= {READY_FD: str(told_fd), MUST_SERVE: "1" if must_serve else ""}
+            environment |= {READY_FD: str(told_fd), MUST_SERVE: must_serve}
             fds = (*fds, told_fd)
         try:
             return subprocess.Popen(

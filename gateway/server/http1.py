@@ -35,12 +35,13 @@ from gateway.server.wire import Wire
 if TYPE_CHECKING:
     from gateway.server.listener import Listener
 
+IDLE_END_S = 1.0
 READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 
 
 class Connection(Wire):
     __slots__ = (
-        "_ahead", "_body", "_cycle", "_deadline_s", "_fresh", "_head", "_head_begun", "_lingered", "_origin", "_state",
+        "_ahead", "_body", "_cycle", "_deadline_s", "_head", "_head_begun", "_lingered", "_origin", "_state",
         "client", "listener", "server",
     )  # fmt: skip
 
@@ -53,7 +54,6 @@ class Connection(Wire):
         self._body: Sized | Chunked | None = None
         self._head = HeadReader(limits)
         self._ahead = bytearray()  # requests sent before they can be served
-        self._fresh = True  # no request seen yet
         self._head_begun = False  # its time runs, whatever the bytes were
         self._origin = ""  # whom this connection is counted for
         self._lingered = 0
@@ -122,7 +122,6 @@ class Connection(Wire):
 
     def _begin(self, request: Head, rest: bytes) -> None:
         listener = self.listener
-        self._fresh = False
         if request.websocket and request.length == 0 and listener.upgrade is not None:
             if listener.ssl_context is not None:
                 raise UpgradeRefused
@@ -288,12 +287,10 @@ class Connection(Wire):
         return self._transport
 
     def end_idle(self) -> None:
-        """Draining: close if no request is under way. One that has not sent its first gets another second to do so."""
+        """Draining: an idle connection gets another second. A request may be on its way in it, and is then answered
+        with `Connection: close`; closing at once would break it, and a client may not repeat every request."""
         if self._state == READING_HEAD and not self._head.pending:
-            if self._fresh:
-                self._deadline_s = min(self._deadline_s, self.loop.time() + 1.0)
-            else:
-                self._close()
+            self._deadline_s = min(self._deadline_s, self.loop.time() + IDLE_END_S)
 
     # ---- deadlines, from the listener's sweep
 

@@ -67,10 +67,12 @@ def instead(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
 
 def settle() -> None:
     """After a start: what is there stays, so the collector need not look at it; what is free goes back to the system
-    (compiling modules that have no bytecode on disk leaves 12 MB). A request leaves no cycles: looking for some after
-    every 700 objects, as Python does by itself, is 5 % of its cost."""
+    (compiling modules that have no bytecode on disk leaves 12 MB). A request that goes well leaves no cycles:
+    looking for some after every 700 objects, as Python does, is 5 % of its cost. One that fails leaves some (its
+    errors hold the frames that hold them), and those under way during a look wait for the next generation's: if that
+    came seldom, they would look like a leak."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(5_000, 10, 20)
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc
         trim(0)

@@ -83,6 +83,7 @@ class Node:
         return Supervisor(
             [recorder, beside, [self._worker(index) for index in range(1, self.environment.workers + 1)]],
             drain_timeout_s=self.environment.drain_timeout_s,
+            drain_delay_s=self.environment.drain_delay_s,
             hangup=hangup,
             on_ready=on_ready,
             on_stop=self.close,

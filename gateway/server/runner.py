@@ -4,13 +4,15 @@ From daphne: the event loop (Twisted's asyncio reactor, on uvloop where it can b
 cycle of WebSockets, their protocol, Channels. Ours: listening, HTTP, signals, draining.
 
     run ─► on_start (loads the table) ─► listen ─► …  SIGTERM, SIGINT or `drain()`
-        ─► on_drain (stop being ready) ─► stop listening ─► answer what is under way, WebSockets get 1001
+        ─► on_drain (stop being ready) ─► `drain_delay_s`, not for a worker that is replaced (SIGUSR1)
+        ─► stop listening ─► answer what is under way, WebSockets get 1001
         ─► after `drain_timeout_s` or a second signal: abort the rest ─► on_stop ─► return
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import signal
@@ -26,6 +28,7 @@ from typing import Any
 from twisted.internet import defer
 
 from gateway.server.addresses import Network
+from gateway.server.child import ROLL
 from gateway.server.cycle import Application, Scope
 from gateway.server.handover import adopt
 from gateway.server.lean import Server, reactor
@@ -63,6 +66,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
         on_stop: Hook | None = None,
         on_refused: OnRefused | None = None,
         drain_timeout_s: float = 30.0,
+        drain_delay_s: float = 0.0,
         **daphne_options: Any,
     ) -> None:
         super().__init__(application, endpoints=["our own"], signal_handlers=False, **daphne_options)
@@ -72,6 +76,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
             application, limits, on_refused=on_refused, upgrade=self._upgrade, ssl_context=ssl_context, trusted=trusted
         )
         self.drain_timeout_s = drain_timeout_s
+        self.drain_delay_s = drain_delay_s
         self._on_start, self._on_drain, self._on_stop = on_start, on_drain, on_stop
         self._hurry = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
@@ -102,11 +107,17 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
             self._hurry.set()
         self._drain_wanted.set()
 
+    def leave(self) -> None:
+        """As `drain`, for a worker whose successor serves already: the node goes on, so nobody need look elsewhere."""
+        self.drain_delay_s = 0.0
+        self.drain()
+
     def _begin(self) -> None:
         loop = asyncio.get_event_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGTERM, self.drain)
             loop.add_signal_handler(signal.SIGINT, self.drain)
+            loop.add_signal_handler(ROLL, self.leave)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's signal; a terminal sends it to all
         self._life = loop.create_task(self._live())
 
@@ -140,6 +151,9 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
     async def _drain(self) -> None:
         if self._on_drain is not None:
             self._on_drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.drain_delay_s):  # load balancers hear of it while all still works
+                await self._hurry.wait()
         self.listener.begin_drain()
         tasks = [asyncio.ensure_future(self._drained()), asyncio.ensure_future(self._hurry.wait())]
         await asyncio.wait(tasks, timeout=self.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)

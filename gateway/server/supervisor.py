@@ -6,7 +6,8 @@
 
 Programs come in stages, started bottom up and at once, stopped top down: the recorder lies below the workers, so
 it still runs when the last of them writes its last usage rows. What dies unasked is started again at once; what
-keeps dying, ever more rarely. Plain synchronous Python on one thread: there is nothing here to go wrong at 3 a.m.
+keeps dying, ever more rarely, for a start costs a second of a core. A worker may ask to be replaced (it grew, or served
+its share): that is a roll of one. Plain synchronous Python on one thread: there is nothing here to go wrong at 3 a.m.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from gateway.server.child import Child, Program
+from gateway.server.child import ROLL, Child, Program
 
 logger = logging.getLogger(__name__)
 
-STEADY_S = 10.0  # lived this long: the next death counts as the first
-PAUSE_MAX_S = 15.0
+STEADY_S = 10.0  # lived this long and was ready: the next death counts as the first
+PAUSE_MAX_S = 60.0
 GRACE_S = 5.0  # beyond the drain time, before SIGKILL
 HURRY_S = 2.0
 ROLL_DEADLINE_S = 60.0
@@ -35,7 +36,7 @@ TICK_S = 0.5
 
 
 def pause_s(deaths: int) -> float:
-    """How long to wait before the next start, after so many deaths in a row: 0, 0.5, 1, 2, … 15."""
+    """How long to wait before the next start, after so many deaths in a row: 0, 0.5, 1, 2, … 60."""
     return 0.0 if deaths <= 1 else min(0.5 * 2 ** (deaths - 2), PAUSE_MAX_S)
 
 
@@ -73,6 +74,7 @@ class Supervisor:
         stages: Sequence[Sequence[Program]],
         *,
         drain_timeout_s: float,
+        drain_delay_s: float = 0.0,
         hangup: Literal["roll", "stop"] = "roll",
         on_ready: Callable[[], None] | None = None,
         on_stop: Callable[[], None] | None = None,
@@ -81,6 +83,7 @@ class Supervisor:
     ) -> None:
         self._slots = [Slot(program, stage) for stage, programs in enumerate(stages) for program in programs]
         self._drain_timeout_s = drain_timeout_s
+        self._drain_delay_s = drain_delay_s
         self._hangup = hangup
         self._on_ready = on_ready
         self._on_stop = on_stop
@@ -144,9 +147,11 @@ class Supervisor:
     def _wait(self) -> None:
         for key, _ in self._selector.select(self._timeout_s()):
             if isinstance(key.data, Child):
-                self._selector.unregister(key.fd)
-                key.data.read_ready()
+                if not key.data.hear():
+                    self._selector.unregister(key.fd)
+                    key.data.close()
                 self._note_ready()
+                self._note_recycling(key.data)
             else:
                 for number in os.read(key.fd, 4096):
                     self._heed(number)
@@ -178,17 +183,28 @@ class Supervisor:
             self._on_ready()
             self._on_ready = None
 
+    def _note_recycling(self, child: Child) -> None:
+        """A worker that asks, and still asks after a roll that failed, is queued behind the others: one at a time."""
+        if not child.wants_recycling:
+            return
+        child.wants_recycling = False
+        for slot in self._slots:
+            if slot.child is child and self._stopping is None and slot not in self._rolling:
+                logger.info("%s asks to be replaced", child)
+                self._rolling.append(slot)
+
     # Starting and restarting
 
     def _start(self, slot: Slot) -> None:
-        slot.child = self._spawn(slot)
+        slot.child = self._spawn(slot, "wait")
         slot.due_s = None if slot.child else time.monotonic() + PAUSE_MAX_S
         self._note_ready()
 
-    def _spawn(self, slot: Slot) -> Child | None:
+    def _spawn(self, slot: Slot, kind: Literal["roll", "wait"]) -> Child | None:
         program = slot.program
+        others_serve = any(other.ready for other in self._slots if other.stage == slot.stage)
         try:
-            child = Child(program, must_serve=any(other.ready for other in self._slots if other.stage == slot.stage))
+            child = Child(program, must_serve=kind if others_serve else "")
         except OSError as error:  # no memory, no process or descriptor left: what runs must go on running
             logger.error("%s cannot be started: %s", program.name, error)
             return None
@@ -222,7 +238,7 @@ class Supervisor:
 
     def _note_death(self, slot: Slot, child: Child) -> None:
         lived_s = time.monotonic() - child.started_s
-        slot.deaths = slot.deaths + 1 if lived_s < STEADY_S else 1
+        slot.deaths = 1 if child.ready and lived_s >= STEADY_S else slot.deaths + 1
         if slot.deaths >= FAILURES_MAX and not slot.was_ready:
             logger.error("%s %s, the %d. time, and never was ready: giving up", child, child.reason, slot.deaths)
             self._status = 1
@@ -247,11 +263,11 @@ class Supervisor:
             if slot.child is None:  # it died just now: the new start is as good as a roll
                 self._rolling.popleft()
             elif slot.successor is None:
-                slot.successor = self._spawn(slot)
+                slot.successor = self._spawn(slot, "roll")
                 if slot.successor is None:
                     self._rolling.clear()
             elif slot.successor.ready:
-                slot.child.end(time.monotonic() + self._drain_timeout_s + GRACE_S)
+                slot.child.end(time.monotonic() + self._drain_timeout_s + GRACE_S, ROLL)
                 slot.leaving.append(slot.child)
                 slot.child, slot.successor = slot.successor, None
                 logger.info("%s took over", slot.child)
@@ -270,7 +286,7 @@ class Supervisor:
             for slot in slots:
                 slot.due_s = None
             children = [child for slot in slots for child in slot.children]
-            limit_s = HURRY_S if self._hurried else self._drain_timeout_s + GRACE_S
+            limit_s = HURRY_S if self._hurried else self._drain_delay_s + self._drain_timeout_s + GRACE_S
             for child in children:
                 if child.kill_at_s is None:
                     child.end(time.monotonic() + limit_s)

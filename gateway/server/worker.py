@@ -7,6 +7,7 @@ the `proxy` role never imports what its settings leave out.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import logging
 import os
@@ -17,12 +18,14 @@ from typing import Any
 
 from gateway import environment
 from gateway.server import memory
-from gateway.server.child import MUST_SERVE, READY_FD
+from gateway.server.child import MUST_SERVE, READY, READY_FD
 from gateway.server.limits import Limits
 from gateway.server.listener import OnRefused
+from gateway.server.recycling import Share, ask_for_recycling
 from gateway.server.runner import WorkerServer
 
 GATEWAY = "gateway.asgi:application"
+LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Life:
     refused: OnRefused | None = None
     serves: Callable[[], bool] = lambda: True
     tell: Callable[[Callable[[], dict[str, Any]]], None] = lambda state: None  # what the front says for `/status`
+    served: Callable[[], int] = lambda: 0  # requests so far
 
 
 class NothingToServe(Exception):
@@ -54,13 +58,20 @@ def main() -> None:
     if settings.role != "proxy":
         importlib.import_module("daphne.ws_protocol")  # a dashboard will ask for it: not while traffic waits
     life = _life(arguments.app)
+    tasks: list[asyncio.Task[None]] = []
 
     async def start() -> None:
         await life.start()
-        if os.environ.pop(MUST_SERVE, "") and not life.serves():
-            raise NothingToServe("no configuration that this worker can serve; the others go on with theirs")
+        await something_to_serve(life, os.environ.pop(MUST_SERVE, ""))
         memory.settle()
-        tell_ready()
+        told_fd = tell_ready()
+        if told_fd >= 0 and (settings.recycle_requests or settings.recycle_mb):
+            tasks.append(asyncio.create_task(ask_for_recycling(Share.of(settings), life.served, told_fd)))
+
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        await life.stop()
 
     server = WorkerServer(
         application,
@@ -68,10 +79,11 @@ def main() -> None:
         limits=Limits.of(settings),
         on_start=start,
         on_drain=life.drain,
-        on_stop=life.stop,
+        on_stop=stop,
         on_refused=life.refused,
         trusted=settings.trusted_proxies,
         drain_timeout_s=settings.drain_timeout_s,
+        drain_delay_s=settings.drain_delay_s,
     )
     life.tell(server.listener.state)
     try:
@@ -80,11 +92,26 @@ def main() -> None:
         raise SystemExit(f"{error}") from None
 
 
-def tell_ready() -> None:
-    """Once: the descriptor is closed, and nothing that this process starts inherits its number."""
-    if fd := os.environ.pop(READY_FD, ""):
-        os.write(int(fd), b"1")
-        os.close(int(fd))
+async def something_to_serve(life: Life, must: str) -> None:
+    """Raises NothingToServe if `must` is "roll"; waits if it is "wait": cheaper than ending and being started again.
+
+    The application goes on looking meanwhile, and the port stays to those that have an answer.
+    """
+    if must and not life.serves():
+        if must == "roll":
+            raise NothingToServe("no configuration that this worker can serve; the others go on with theirs")
+        logging.getLogger("gateway.server").warning("nothing to serve yet: leaving the port to the other workers")
+        while not life.serves():  # noqa: ASYNC110 (whether it does is another module's to say)
+            await asyncio.sleep(LOOK_S)
+
+
+def tell_ready() -> int:
+    """Once. Returns the descriptor, -1 if there is none; nothing that this process starts inherits it."""
+    fd = int(os.environ.pop(READY_FD, "") or -1)
+    if fd >= 0:
+        os.set_inheritable(fd, False)
+        os.write(fd, READY)
+    return fd
 
 
 def _import(name: str) -> Any:
@@ -105,7 +132,9 @@ def _life(app: str) -> Life:
         def tell(state: Callable[[], dict[str, Any]]) -> None:
             current.front = state
 
-        return Life(current.start, current.begin_drain, current.stop, metrics.refused, serves, tell)
+        return Life(
+            current.start, current.begin_drain, current.stop, metrics.refused, serves, tell, lambda: current.served
+        )
 
     async def nothing() -> None: ...
 

@@ -18,6 +18,7 @@ class Load:
     threads: int = 4
     rate: float = 40.0
     answers: list[tuple[float, int, str]] = field(default_factory=list)  # (time.time(), status, X-Request-Id)
+    times: list[tuple[float, float]] = field(default_factory=list)  # (time.time() at its start, ms until the last byte)
     errors: list[tuple[float, str]] = field(default_factory=list)  # no answer at all
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: list[threading.Thread] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Load:
                 connection.request("GET", self.path, headers=self.headers)
                 answer = connection.getresponse()
                 answer.read()
+                self.times.append((time.time() - (took_s := time.monotonic() - begun), took_s * 1000))
                 self.answers.append((time.time(), answer.status, answer.headers.get("X-Request-Id") or ""))
             except (OSError, http.client.HTTPException) as error:
                 self.errors.append((time.time(), repr(error)))

@@ -261,3 +261,29 @@ async def test_who_leaves_takes_both_attempts_along() -> None:
         await asyncio.wait([task])
         await until(lambda: all(up.live == 0 for up in world.targets))
         assert all(not world.bench.forwarder.balancer.state(world.up, one).in_flight for one in world.up.targets)
+
+
+async def test_who_leaves_after_a_bad_answer_of_two_takes_it_along() -> None:
+    """The 500 has an unread body, so it holds its connection; the other target never answers."""
+
+    async def bad(wire: Wire) -> None:
+        while await wire.head():
+            await release.wait()
+            await wire.send(b"HTTP/1.1 500 Oh\r\ncontent-length: 9\r\n\r\n")
+            sent.set()
+            await wire.left()
+
+    release, sent = asyncio.Event(), asyncio.Event()
+    async with World(bad, silent, care=CarePolicy(hedge_s=0.02), retries=0) as world:
+        asking = asyncio.create_task(world.get())
+        await until(lambda: world.asked == [1, 1])
+        release.set()
+        await sent.wait()
+        states = [world.bench.forwarder.balancer.state(world.up, one) for one in world.up.targets]
+        await until(lambda: states[0].standing.failures == 1)  # its head has come
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert world.idle
+        await until(lambda: not any(up.live for up in world.targets))

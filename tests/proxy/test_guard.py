@@ -123,6 +123,18 @@ def ceiling(most: int, queue: int = 0, timeout_s: float = 0.05) -> Ceiling:
     return made
 
 
+def test_a_request_from_before_it_opened_does_not_open_it_again(breaker: Breaker, clock: Clock) -> None:
+    hanging = [breaker.admit() for _ in range(20)]
+    run(breaker, *[True] * 10)
+    clock.now_s += POLICY.open_s
+    run(breaker, False)
+    assert breaker.phase == "closed"
+    clock.now_s += 1
+    for trial in hanging:
+        breaker.settle(trial, True, POLICY.open_s + 1)
+    assert breaker.phase == "closed"
+
+
 async def test_so_many_and_no_more() -> None:
     subject = ceiling(2)
     await subject.enter()
@@ -166,6 +178,19 @@ async def test_waiting_has_an_end_and_who_leaves_loses_no_place() -> None:
     gone.cancel()
     await asyncio.wait([gone])
     assert (subject.inside, subject.waiting) == (0, 0)
+
+
+async def test_who_gives_up_in_the_moment_another_leaves_is_cancelled_and_nothing_else() -> None:
+    ceiling = Ceiling()
+    ceiling.set(1, 1, 5.0)
+    await ceiling.enter()
+    waiting = asyncio.create_task(ceiling.enter())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    ceiling.leave()  # before the task has heard of it
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (ceiling.inside, ceiling.waiting) == (0, 0)
 
 
 async def test_a_ceiling_that_is_lifted_lets_them_all_in() -> None:

@@ -49,7 +49,7 @@ def serve(tmp_path: Path, port: int) -> Iterator[Serve]:
 
 
 @pytest.mark.parametrize(
-    ("deaths", "seconds"), [(1, 0), (2, 0.5), (3, 1), (4, 2), (6, 8), (7, 15), (50, 15)]
+    ("deaths", "seconds"), [(1, 0), (2, 0.5), (3, 1), (4, 2), (6, 8), (7, 16), (50, 60)]
 )  # fmt: skip
 def test_what_keeps_dying_is_started_ever_more_rarely(deaths: int, seconds: float) -> None:
     assert pause_s(deaths) == seconds
