@@ -18,7 +18,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-_WEBSOCKETS = "daphne.ws_protocol"
+_WEBSOCKETS, _OURS = "daphne.ws_protocol", "gateway.server.wsprotocol"
 _NEVER: Mapping[str, None] = {"OpenSSL": None, "httpx._main": None}
 
 
@@ -40,8 +40,9 @@ class LateFactory:
         with instead(_NEVER):
             module = importlib.import_module(_WEBSOCKETS)
         factory = module.WebSocketFactory(*self._arguments, **self._named)
-        factory.protocol = importlib.import_module("gateway.server.wsprotocol").GatewayWebSocket
-        factory.setProtocolOptions(**self._options)
+        factory.protocol = importlib.import_module(_OURS).GatewayWebSocket
+        # A client that breaks the rules is told so by a close frame (RFC 6455 §7.1.7), not just cut off.
+        factory.setProtocolOptions(**self._options, failByDrop=False, echoCloseCodeReason=True)
         return factory
 
 

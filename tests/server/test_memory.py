@@ -81,9 +81,13 @@ def test_the_late_factory_is_made_once_with_the_options_it_was_given(monkeypatch
 
     module = ModuleType("daphne.ws_protocol")
     module.WebSocketFactory = Factory  # type: ignore[attr-defined]
+    ours = ModuleType("gateway.server.wsprotocol")
+    ours.GatewayWebSocket = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "daphne.ws_protocol", module)
+    monkeypatch.setitem(sys.modules, "gateway.server.wsprotocol", ours)
     late = LateFactory("a server", server="daphne")
     late.setProtocolOptions(autoPingTimeout=3)
     assert made == []
-    assert late.buildProtocol(None) == late.buildProtocol(None) == {"autoPingTimeout": 3}
+    told: dict[str, int] = {"autoPingTimeout": 3, "failByDrop": False, "echoCloseCodeReason": True}
+    assert late.buildProtocol(None) == late.buildProtocol(None) == told
     assert made == [(("a server",), {"server": "daphne"})]
