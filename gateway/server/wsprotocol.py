@@ -7,7 +7,7 @@ from daphne.ws_protocol import WebSocketProtocol
 from gateway.server.flow import Flow
 
 
-class GatewayWebSocket(WebSocketProtocol):
+class GatewayWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has no types
     """daphne's protocol, which tells its Flow what comes."""
 
     flow: Flow | None = None
