@@ -21,6 +21,7 @@ from typing import Literal
 READY_FD = "GATEWAY_READY_FD"
 MUST_SERVE = "GATEWAY_MUST_SERVE"
 READY, RECYCLE = b"1", b"R"  # what a child may tell
+PATIENCE_S = 15.0  # for which one that is to wait does; then it is started again
 ROLL = signal.SIGUSR1  # to a worker whose successor is ready: drain, and do not wait for load balancers
 PR_SET_PDEATHSIG = 1
 
@@ -34,7 +35,8 @@ class Program:
 
     One that `tells_ready` writes READY to the descriptor named in GATEWAY_READY_FD, and later perhaps RECYCLE: replace
     me. Any other is ready once started. With GATEWAY_MUST_SERVE it joins others that serve: if it has nothing to serve,
-    a successor (`roll`) ends instead of being ready, and a restarted one (`wait`) is not ready until it has something.
+    a successor (`roll`) ends instead of being ready, and a restarted one (`wait`) is not ready until it has something,
+    or ends after PATIENCE_S.
     """
 
     name: str

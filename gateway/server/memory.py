@@ -1,9 +1,10 @@
 """What a worker keeps out of its memory, which every worker holds anew.
 
-daphne's server imports autobahn for WebSockets, Twisted imports pyOpenSSL for a TLS that our own listener does without,
-and httpx imports its command line (rich, pygments, click): 24 MB together. The first comes at the first upgrade, the
-others never. `None` in `sys.modules` is Python's own way to say that a module cannot be imported, and both importers
-have an answer to that, for these are optional packages.
+daphne's server imports autobahn for WebSockets, Twisted imports pyOpenSSL for a TLS that our own listener does without
+and h2 for an HTTP/2 that nobody speaks to it, and httpx imports its command line (rich, pygments, click) and brotli:
+26 MB together. The first comes at the first upgrade, the others never, or when somebody asks for them. `None` in
+`sys.modules` is Python's own way to say that a module cannot be imported, and all of these importers have an answer to
+that, for these are optional packages.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 _WEBSOCKETS, _OURS = "daphne.ws_protocol", "gateway.server.wsprotocol"
-_NEVER: Mapping[str, None] = {"OpenSSL": None, "httpx._main": None}
+_NEVER: Mapping[str, None] = dict.fromkeys(("OpenSSL", "h2", "httpx._main", "brotli", "brotlicffi"))
 
 
 class LateFactory:

@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway import environment
 from gateway.server import memory
-from gateway.server.child import MUST_SERVE, READY, READY_FD
+from gateway.server.child import MUST_SERVE, PATIENCE_S, READY, READY_FD
 from gateway.server.limits import Limits
 from gateway.server.listener import OnRefused
 from gateway.server.recycling import Share, ask_for_recycling
@@ -95,13 +95,18 @@ def main() -> None:
 async def something_to_serve(life: Life, must: str) -> None:
     """Raises NothingToServe if `must` is "roll"; waits if it is "wait": cheaper than ending and being started again.
 
-    The application goes on looking meanwhile, and the port stays to those that have an answer.
+    The application goes on looking meanwhile, and the port stays to those that have an answer. But not for ever: what
+    is wrong may be the code that this process has loaded.
     """
     if must and not life.serves():
         if must == "roll":
             raise NothingToServe("no configuration that this worker can serve; the others go on with theirs")
         logging.getLogger("gateway.server").warning("nothing to serve yet: leaving the port to the other workers")
-        while not life.serves():  # noqa: ASYNC110 (whether it does is another module's to say)
+        loop = asyncio.get_running_loop()
+        latest_s = loop.time() + PATIENCE_S
+        while not life.serves():
+            if loop.time() > latest_s:
+                raise NothingToServe(f"nothing to serve after {PATIENCE_S:g} s")
             await asyncio.sleep(LOOK_S)
 
 

@@ -54,6 +54,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "the path of a unix socket has at most",  # bytes, where JSON Schema counts characters
         "uses the same parameter name twice|is there twice",
         "the lower status stands first|At most is less than at first",  # compare two numbers
+        "Nobody waits without a ceiling",
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+from gateway.server.child import PATIENCE_S
 from tests.e2e.gateway import Gateway, route, running, upstream, wait_until
 from tests.e2e.load import Load
 
@@ -66,9 +67,10 @@ def test_workers_that_can_serve_nothing_replace_nobody(gateway: Gateway, plain_u
     assert sorted(gateway.pids("gateway.server.worker")) == before
 
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: "starting again in" in said(), what="the end of the replacement")
+    wait_until(lambda: "leaving the port to the other" in said(), what="a replacement that stands aside")
     load.stop()
     assert set(load.statuses()) == {200}
 
     (plugins / "badge.py").write_text(PLUGIN)
     wait_until(lambda: len(set(gateway.pids("gateway.server.worker")) - {second}) == 1, 20, "a new worker")
+    wait_until(lambda: said().count("serving configuration version 1") == 3, PATIENCE_S + 20, "which serves")

@@ -48,6 +48,9 @@ def test_a_table_that_serves_is_nothing_to_the_collector(runtime: Runtime) -> No
 def test_and_needs_no_collector_to_go(runtime: Runtime) -> None:
     """Cycles in it would stay for ever, once it has served."""
     runtime._table(DOCUMENT, 1, "first")  # fills the caches on the way
-    before = len(gc.get_objects())
-    runtime._table(DOCUMENT, 2, "second")
-    assert len(gc.get_objects()) - before < 10
+    left = []
+    for number in range(2, 5):  # other threads of this process make objects, too
+        before = len(gc.get_objects())
+        runtime._table(DOCUMENT, number, f"{number}")
+        left.append(len(gc.get_objects()) - before)
+    assert min(left) < 10

@@ -39,6 +39,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"limits": [{"limit": 5, "window": 1.5}], "second": None, "error_message": ""},
     ],
     "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"}],
+    "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 

@@ -263,7 +263,7 @@ async def test_line_breaks_before_a_head_buy_no_time() -> None:
         assert (await client.ask(GET)).status == 200
         begun_s = server.listener.loop.time()
         for _ in range(1000):
-            if client.reader.at_eof() or not server.listener.connections:
+            if server.refusals or not server.listener.connections:
                 break
             for half in (b"\r", b"\n"):
                 client.writer.write(half)
