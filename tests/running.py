@@ -18,6 +18,8 @@ from typing import Self, TypeVar
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+#: No other tests run meanwhile (`make test ARGS='-n 0'`): a second is a second.
+ALONE = "PYTEST_XDIST_WORKER" not in os.environ
 T = TypeVar("T")
 
 

@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from tests.e2e.gateway import Gateway
+from tests.running import ALONE
 
 GATEWAY_WORKERS = 2
-ROUTES, LIVE_S = 200, 1.0
+ROUTES, LIVE_S = 200, 1.0 if ALONE else 3.0
 
 
 @pytest.fixture
