@@ -29,6 +29,7 @@ PLUGINS = [
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.forward_auth.ForwardAuth",
+    "gateway.plugins.ip_restriction.IpRestriction",
     "gateway.plugins.acl.Acl",
     "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",

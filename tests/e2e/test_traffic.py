@@ -1,0 +1,65 @@
+"""Policies on traffic, each on a route of its own, over real connections through a real gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.conf import settings
+
+from tests.e2e.gateway import Gateway, route, running, upstream
+from tests.hazards.origin import Origin, origin
+
+#: Route → its settings. A route `x` is at `/x/*`.
+POLICIES: dict[str, dict[str, dict[str, Any]]] = {
+    "office": {"ip-restriction": {"allow": ["203.0.113.0/24", "2001:db8::/32"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def recording() -> Iterator[Origin]:
+    with origin() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def traffic(directory: Path, database_url: str, recording: Origin) -> Iterator[Gateway]:
+    environment = {
+        "DATABASE_URL": database_url, "REDIS_URL": settings.REDIS_URL, "GATEWAY_REDIS_TIMEOUT_MS": "1000",
+        "GATEWAY_TRUSTED_PROXIES": "127.0.0.1/32",
+    }  # fmt: skip
+    with running(Gateway(directory, environment)) as gateway:
+        gateway.configure({
+            "format": 1,
+            "upstreams": [upstream("origin", recording.port)],
+            "routes": [route(name, f"/{name}/*", "origin") for name in POLICIES],
+            "plugins": [
+                {"name": plugin, "route": name, "config": config}
+                for name, used in POLICIES.items()
+                for plugin, config in used.items()
+            ],
+        })  # fmt: skip
+        yield gateway
+
+
+@pytest.fixture
+def client(traffic: Gateway, recording: Origin) -> Iterator[httpx.Client]:
+    recording.take()
+    with httpx.Client(base_url=traffic.url) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "status"),
+    [("203.0.113.9", 200), ("2001:db8::7", 200), ("198.51.100.1", 403), ("203.0.113.9, 198.51.100.1", 403), ("", 403)],
+)
+def test_ip_restriction_asks_for_the_client_the_trusted_proxy_saw(
+    client: httpx.Client, forwarded: str, status: int
+) -> None:
+    answer = client.get("/office/x", headers={"X-Forwarded-For": forwarded} if forwarded else {})
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["code"] == "ip_not_allowed"
