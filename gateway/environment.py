@@ -35,6 +35,7 @@ PLUGINS = [
     "gateway.plugins.opa.Opa",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.request_transformer.RequestTransformer",
+    "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]
 

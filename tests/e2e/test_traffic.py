@@ -16,6 +16,9 @@ from tests.hazards.origin import Origin, origin
 #: Route → its settings. A route `x` is at `/x/*`.
 POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "office": {"ip-restriction": {"allow": ["203.0.113.0/24", "2001:db8::/32"]}},
+    "closed": {"request-termination": {"message": "We are moving."}},
+    "mocked": {"request-termination": {"status_code": 201, "body": '{"id": 7}', "trigger": "mock"}},
+    "echoed": {"request-termination": {"status_code": 200, "echo": True}},
 }
 
 
@@ -63,3 +66,15 @@ def test_ip_restriction_asks_for_the_client_the_trusted_proxy_saw(
     assert answer.status_code == status
     if status == 403:
         assert answer.json()["code"] == "ip_not_allowed"
+
+
+def test_request_termination_closes_mocks_and_echoes(client: httpx.Client, recording: Origin) -> None:
+    closed = client.post("/closed/x", content=b"x" * 100_000)
+    assert (closed.status_code, closed.json()["detail"]) == (503, "We are moving.")
+    mocked = client.get("/mocked/x?mock")
+    assert (mocked.status_code, mocked.json(), mocked.headers["content-type"]) == (201, {"id": 7}, "application/json")
+    echoed = client.get("/echoed/x?a=1", headers={"Cookie": "s=1", "X-A": "1"}).json()
+    assert (echoed["path"], echoed["query"], echoed["route"]) == ("/echoed/x", "a=1", "echoed")
+    assert {("x-a", "1"), ("cookie", "(hidden)")} <= {tuple(pair) for pair in echoed["headers"]}
+    assert not recording.take()
+    assert client.get("/mocked/x").text == "ok"

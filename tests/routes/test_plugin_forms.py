@@ -41,6 +41,9 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
+    "request-termination": [
+        {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
+    ],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
