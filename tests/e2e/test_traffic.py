@@ -19,6 +19,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "closed": {"request-termination": {"message": "We are moving."}},
     "mocked": {"request-termination": {"status_code": 201, "body": '{"id": 7}', "trigger": "mock"}},
     "echoed": {"request-termination": {"status_code": 200, "echo": True}},
+    "secure": {"redirect": {"location": "https://{host}{path}", "status_code": 308}},
 }
 
 
@@ -78,3 +79,10 @@ def test_request_termination_closes_mocks_and_echoes(client: httpx.Client, recor
     assert {("x-a", "1"), ("cookie", "(hidden)")} <= {tuple(pair) for pair in echoed["headers"]}
     assert not recording.take()
     assert client.get("/mocked/x").text == "ok"
+
+
+def test_redirect_upgrades_the_scheme_and_leaves_those_who_have_it(client: httpx.Client) -> None:
+    answer = client.get("/secure/a%20b?x=1", headers={"Host": "Shop.test:8080"})
+    assert (answer.status_code, answer.headers["location"]) == (308, "https://shop.test/secure/a%20b?x=1")
+    answer = client.get("/secure/a", headers={"Host": "shop.test", "X-Forwarded-Proto": "https"})
+    assert (answer.status_code, answer.text) == (200, "ok")

@@ -44,6 +44,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "request-termination": [
         {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
     ],
+    "redirect": [{"location": "https://{host}{path}", "status_code": 308, "keep_query": False}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
