@@ -31,6 +31,7 @@ PLUGINS = [
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.ip_restriction.IpRestriction",
+    "gateway.plugins.request_size_limiting.RequestSizeLimiting",
     "gateway.plugins.acl.Acl",
     "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",

@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings
 
 from tests.e2e.gateway import Gateway, route, running, upstream
-from tests.hazards.origin import Origin, origin
+from tests.hazards.origin import Origin, RawClient, origin
 
 #: Route → its settings. A route `x` is at `/x/*`.
 POLICIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -20,6 +20,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "mocked": {"request-termination": {"status_code": 201, "body": '{"id": 7}', "trigger": "mock"}},
     "echoed": {"request-termination": {"status_code": 200, "echo": True}},
     "secure": {"redirect": {"location": "https://{host}{path}", "status_code": 308}},
+    "small": {"request-size-limiting": {"allowed_payload_size": 1, "size_unit": "kilobytes"}},
 }
 
 
@@ -86,3 +87,32 @@ def test_redirect_upgrades_the_scheme_and_leaves_those_who_have_it(client: httpx
     assert (answer.status_code, answer.headers["location"]) == (308, "https://shop.test/secure/a%20b?x=1")
     answer = client.get("/secure/a", headers={"Host": "shop.test", "X-Forwarded-Proto": "https"})
     assert (answer.status_code, answer.text) == (200, "ok")
+
+
+def test_request_size_limiting_refuses_in_the_place_of_100(traffic: Gateway, recording: Origin) -> None:
+    recording.take()
+    head = "POST /small/x HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n"
+    with RawClient(traffic.port) as waiting:
+        waiting.send(head.format(1025).encode())
+        refused = waiting.reply()
+        assert refused is not None
+        assert refused.status == 413
+    assert not recording.take()
+    with RawClient(traffic.port) as waiting:
+        waiting.send(head.format(1024).encode())
+        called = waiting.reply()
+        assert called is not None
+        assert called.status == 100
+        waiting.send(b"x" * 1024)
+        answer = waiting.reply()
+        assert answer is not None
+        assert answer.status == 200
+    assert [len(seen.body) for seen in recording.take()] == [1024]
+
+
+def test_request_size_limiting_cuts_a_body_without_a_length(client: httpx.Client, recording: Origin) -> None:
+    assert client.post("/small/x", content=iter([b"x" * 1000, b"x" * 24])).status_code == 200
+    assert [len(seen.body) for seen in recording.take()] == [1024]
+    answer = client.post("/small/x", content=iter([b"x" * 1000, b"x" * 25]))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert not recording.take()

@@ -45,6 +45,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
     ],
     "redirect": [{"location": "https://{host}{path}", "status_code": 308, "keep_query": False}],
+    "request-size-limiting": [{"allowed_payload_size": 64, "size_unit": "kilobytes", "require_content_length": True}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
