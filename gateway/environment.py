@@ -25,6 +25,7 @@ FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
 PLUGINS = [
     "gateway.plugins.request_id.RequestId",
     "gateway.plugins.cors.Cors",
+    "gateway.plugins.bot_detection.BotDetection",
     "gateway.plugins.redirect.Redirect",
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",

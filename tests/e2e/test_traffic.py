@@ -21,6 +21,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "echoed": {"request-termination": {"status_code": 200, "echo": True}},
     "secure": {"redirect": {"location": "https://{host}{path}", "status_code": 308}},
     "small": {"request-size-limiting": {"allowed_payload_size": 1, "size_unit": "kilobytes"}},
+    "people": {"bot-detection": {"allow": ["GoodBot/"], "deny": ["^$"]}},
 }
 
 
@@ -116,3 +117,8 @@ def test_request_size_limiting_cuts_a_body_without_a_length(client: httpx.Client
     answer = client.post("/small/x", content=iter([b"x" * 1000, b"x" * 25]))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert not recording.take()
+
+
+@pytest.mark.parametrize(("agent", "status"), [("Firefox/140", 200), ("GoodBot/1", 200), ("BadBot/1", 403), ("", 403)])
+def test_bot_detection_goes_by_the_name(client: httpx.Client, agent: str, status: int) -> None:
+    assert client.get("/people/x", headers={"User-Agent": agent}).status_code == status

@@ -46,6 +46,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "redirect": [{"location": "https://{host}{path}", "status_code": 308, "keep_query": False}],
     "request-size-limiting": [{"allowed_payload_size": 64, "size_unit": "kilobytes", "require_content_length": True}],
+    "bot-detection": [{"allow": ["Goodbot/"], "deny": ["^$"], "deny_known": False}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
