@@ -22,6 +22,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "secure": {"redirect": {"location": "https://{host}{path}", "status_code": 308}},
     "small": {"request-size-limiting": {"allowed_payload_size": 1, "size_unit": "kilobytes"}},
     "people": {"bot-detection": {"allow": ["GoodBot/"], "deny": ["^$"]}},
+    "safe": {"security-headers": {"content_security_policy": "default-src 'self'"}},
 }
 
 
@@ -122,3 +123,12 @@ def test_request_size_limiting_cuts_a_body_without_a_length(client: httpx.Client
 @pytest.mark.parametrize(("agent", "status"), [("Firefox/140", 200), ("GoodBot/1", 200), ("BadBot/1", 403), ("", 403)])
 def test_bot_detection_goes_by_the_name(client: httpx.Client, agent: str, status: int) -> None:
     assert client.get("/people/x", headers={"User-Agent": agent}).status_code == status
+
+
+def test_security_headers_are_on_every_answer(client: httpx.Client) -> None:
+    plain = client.get("/safe/x")
+    assert plain.headers["x-content-type-options"] == "nosniff"
+    assert plain.headers["content-security-policy"] == "default-src 'self'"
+    assert "strict-transport-security" not in plain.headers
+    secure = client.get("/safe/x", headers={"X-Forwarded-Proto": "https"})
+    assert secure.headers["strict-transport-security"] == "max-age=31536000"

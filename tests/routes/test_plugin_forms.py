@@ -47,6 +47,9 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "redirect": [{"location": "https://{host}{path}", "status_code": 308, "keep_query": False}],
     "request-size-limiting": [{"allowed_payload_size": 64, "size_unit": "kilobytes", "require_content_length": True}],
     "bot-detection": [{"allow": ["Goodbot/"], "deny": ["^$"], "deny_known": False}],
+    "security-headers": [
+        {"hsts_max_age_s": None, "nosniff": False, "x_frame_options": "DENY", "remove": ["Server"], "override": True},
+    ],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
