@@ -23,6 +23,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {"request-size-limiting": {"allowed_payload_size": 1, "size_unit": "kilobytes"}},
     "people": {"bot-detection": {"allow": ["GoodBot/"], "deny": ["^$"]}},
     "safe": {"security-headers": {"content_security_policy": "default-src 'self'"}},
+    "named": {"request-id": {"header_name": "Correlation-Id", "generator": "uuid#counter"}},
 }
 
 
@@ -132,3 +133,10 @@ def test_security_headers_are_on_every_answer(client: httpx.Client) -> None:
     assert "strict-transport-security" not in plain.headers
     secure = client.get("/safe/x", headers={"X-Forwarded-Proto": "https"})
     assert secure.headers["strict-transport-security"] == "max-age=31536000"
+
+
+def test_request_id_counts_from_one_uuid(client: httpx.Client, recording: Origin) -> None:
+    ids = [client.get("/named/x").headers["correlation-id"] for _ in range(3)]
+    assert [seen["correlation-id"] for seen in recording.take()] == ids
+    [worker] = {id_.partition("#")[0] for id_ in ids}
+    assert [int(id_.removeprefix(f"{worker}#")) for id_ in ids] == sorted({int(id_.partition("#")[2]) for id_ in ids})

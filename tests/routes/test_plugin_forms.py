@@ -19,7 +19,7 @@ from tests.routes.test_admin import admin_user, client, errors, filled, url, vie
 REGISTRY = Registry.load(PLUGINS)
 
 CONFIGS: dict[str, list[dict[str, Any]]] = {
-    "request-id": [{"header_name": "X-Trace", "echo_downstream": False}, {"trust_downstream": True}],
+    "request-id": [{"header_name": "X-Trace", "echo_downstream": False}, {"generator": "uuid"}],
     "cors": [{"origins": ["https://a.example"], "max_age": 60, "credentials": True}, {"max_age": None}],
     "key-auth": [{"key_names": ["token"], "key_in_query": False, "realm": "us"}, {"key_in_header": True}],
     "jwt": [
