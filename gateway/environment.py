@@ -38,6 +38,7 @@ PLUGINS = [
     "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",
     "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.response_transformer.ResponseTransformer",

@@ -24,7 +24,11 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "people": {"bot-detection": {"allow": ["GoodBot/"], "deny": ["^$"]}},
     "safe": {"security-headers": {"content_security_policy": "default-src 'self'"}},
     "named": {"request-id": {"header_name": "Correlation-Id", "generator": "uuid#counter"}},
-}
+    "faulty": {"fault-injection": {
+        "abort": {"percentage": 100, "status": 500}, "delay": {"percentage": 100, "duration_ms": 100},
+        "trigger": "X-Fail",
+    }},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +144,11 @@ def test_request_id_counts_from_one_uuid(client: httpx.Client, recording: Origin
     assert [seen["correlation-id"] for seen in recording.take()] == ids
     [worker] = {id_.partition("#")[0] for id_ in ids}
     assert [int(id_.removeprefix(f"{worker}#")) for id_ in ids] == sorted({int(id_.partition("#")[2]) for id_ in ids})
+
+
+def test_fault_injection_is_for_those_who_ask_for_it(client: httpx.Client, recording: Origin) -> None:
+    failed = client.get("/faulty/x", headers={"X-Fail": "1"})
+    assert (failed.status_code, failed.json()["code"]) == (500, "fault_injected")
+    assert failed.elapsed.total_seconds() >= 0.1
+    assert not recording.take()
+    assert client.get("/faulty/x").text == "ok"

@@ -50,6 +50,10 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "security-headers": [
         {"hsts_max_age_s": None, "nosniff": False, "x_frame_options": "DENY", "remove": ["Server"], "override": True},
     ],
+    "fault-injection": [
+        {"abort": {"percentage": 0.5, "status": 500}, "delay": {"percentage": 5, "duration_ms": 20}},
+        {"trigger": "x-a"},
+    ],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
