@@ -37,6 +37,7 @@ PLUGINS = [
     "gateway.plugins.acl.Acl",
     "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",
+    "gateway.plugins.concurrency_limiting.ConcurrencyLimiting",
     "gateway.plugins.rate_limiting.RateLimiting",
     "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.request_transformer.RequestTransformer",

@@ -19,7 +19,7 @@ of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -83,6 +83,7 @@ class Resources:
     caller: Caller
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
+    under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
 
 
 class Plugin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import httpx
 import pytest
 from django.conf import settings
 
-from tests.e2e.gateway import Gateway, route, running, upstream
+from tests.e2e.gateway import Gateway, route, running, upstream, wait_until
 from tests.hazards.origin import Origin, RawClient, origin
 
 #: Route → its settings. A route `x` is at `/x/*`.
@@ -28,6 +30,10 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
         "abort": {"percentage": 100, "status": 500}, "delay": {"percentage": 100, "duration_ms": 100},
         "trigger": "X-Fail",
     }},
+    "narrow": {
+        "concurrency-limiting": {"max_in_flight": 3, "error_code": 503, "retry_after_s": 2},
+        "fault-injection": {"delay": {"percentage": 100, "duration_ms": 1500}, "trigger": "X-Slow"},
+    },
 }  # fmt: skip
 
 
@@ -152,3 +158,27 @@ def test_fault_injection_is_for_those_who_ask_for_it(client: httpx.Client, recor
     assert failed.elapsed.total_seconds() >= 0.1
     assert not recording.take()
     assert client.get("/faulty/x").text == "ok"
+
+
+async def test_concurrency_limiting_admits_exactly_so_many(traffic: Gateway, recording: Origin) -> None:
+    recording.take()
+    async with httpx.AsyncClient(base_url=traffic.url, timeout=30) as client:
+        answers = await asyncio.gather(*(client.get("/narrow/x", headers={"X-Slow": "1"}) for _ in range(20)))
+        assert Counter(answer.status_code for answer in answers) == {200: 3, 503: 17}
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert (refused.json()["code"], refused.headers["retry-after"]) == ("concurrency_limited", "2")
+        assert len(recording.take()) == 3
+        assert (await client.get("/narrow/x")).status_code == 200
+
+
+def test_concurrency_limiting_takes_back_the_places_of_those_who_leave(client: httpx.Client) -> None:
+    head = b"GET /narrow/x HTTP/1.1\r\nHost: a.test\r\nX-Slow: 1\r\n\r\n"
+    port = client.base_url.port
+    assert port is not None
+    slow = [RawClient(port) for _ in range(3)]
+    for one in slow:
+        one.send(head)
+    wait_until(lambda: client.get("/narrow/x").status_code == 503, 1.4, "all places are taken")
+    for one in slow:
+        one.socket.close()
+    wait_until(lambda: client.get("/narrow/x").status_code == 200, 1.0, "places are free again")

@@ -54,6 +54,9 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"abort": {"percentage": 0.5, "status": 500}, "delay": {"percentage": 5, "duration_ms": 20}},
         {"trigger": "x-a"},
     ],
+    "concurrency-limiting": [
+        {"max_in_flight": 5, "by": "ip", "error_code": 503, "error_message": "Busy.", "retry_after_s": 2},
+    ],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
