@@ -6,14 +6,14 @@
 |          |                                       | change the upstream request          | fail closed             |
 | response | head known, nothing sent; also for    | change status and headers            | 500 if unsent           |
 |          | answers and errors made here          |                                      |                         |
-| body     | chunks pass                           | transform, count, stop               | connection aborted,     |
-|          |                                       |                                      | never a second answer   |
+| body     | head known, then chunks pass          | give the chunks back, to leave this  | connection aborted,     |
+|          |                                       | answer alone; transform, count, stop | never a second answer   |
 | log      | after the last byte, or the client    | record; never wait                   | logged                  |
 |          | left                                  |                                      |                         |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
-generator; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run in the order
-of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
+generator, or gives one; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run
+in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
         "concurrency-limiting": {"max_in_flight": 3, "error_code": 503, "retry_after_s": 2},
         "fault-injection": {"delay": {"percentage": 100, "duration_ms": 1500}, "trigger": "X-Slow"},
     },
+    "packed": {"compression": {}, "request-termination": {"status_code": 200, "body": "[1, 2]" * 1000}},
 }  # fmt: skip
 
 
@@ -182,3 +183,14 @@ def test_concurrency_limiting_takes_back_the_places_of_those_who_leave(client: h
     for one in slow:
         one.socket.close()
     wait_until(lambda: client.get("/narrow/x").status_code == 200, 1.0, "places are free again")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_compression_is_for_those_who_can_read_it(client: httpx.Client, method: str) -> None:
+    packed = client.request(method, "/packed/x", headers={"Accept-Encoding": "gzip"})
+    plain = client.request(method, "/packed/x", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+    assert (packed.headers["content-encoding"], plain.headers["content-length"]) == ("gzip", "6000")
+    assert "content-length" not in packed.headers
+    assert packed.text == plain.text == ("" if method == "HEAD" else "[1, 2]" * 1000)
+    assert packed.num_bytes_downloaded < 100
