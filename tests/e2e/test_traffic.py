@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from django.conf import settings
 from tests.e2e.gateway import Gateway, route, running, upstream, wait_until
 from tests.hazards.origin import Origin, RawClient, origin
 
+SECRET = "sixteen-bytes-at-least"
 #: Route → its settings. A route `x` is at `/x/*`.
 POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "office": {"ip-restriction": {"allow": ["203.0.113.0/24", "2001:db8::/32"]}},
@@ -33,6 +38,9 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "narrow": {
         "concurrency-limiting": {"max_in_flight": 3, "error_code": 503, "retry_after_s": 2},
         "fault-injection": {"delay": {"percentage": 100, "duration_ms": 1500}, "trigger": "X-Slow"},
+    },
+    "signed": {
+        "hmac-auth": {"credentials": [{"username": "billing", "secret": SECRET}], "validate_request_body": True},
     },
     "packed": {"compression": {}, "request-termination": {"status_code": 200, "body": "[1, 2]" * 1000}},
 }  # fmt: skip
@@ -194,3 +202,22 @@ def test_compression_is_for_those_who_can_read_it(client: httpx.Client, method: 
     assert "content-length" not in packed.headers
     assert packed.text == plain.text == ("" if method == "HEAD" else "[1, 2]" * 1000)
     assert packed.num_bytes_downloaded < 100
+
+
+def test_hmac_auth_takes_what_is_signed(client: httpx.Client, recording: Origin) -> None:
+    body, names = b"x" * 200_000, "date request-line host digest"
+    fields = {
+        "Date": formatdate(usegmt=True), "Host": "api.test",
+        "Digest": f"SHA-256={b64encode(hashlib.sha256(body).digest()).decode()}",
+    }  # fmt: skip
+    lines = [f"date: {fields['Date']}", "POST /signed/a?b=1 HTTP/1.1", "host: api.test", f"digest: {fields['Digest']}"]
+    mac = b64encode(hmac.digest(SECRET.encode(), "\n".join(lines).encode(), "sha256")).decode()
+    fields["Authorization"] = f'hmac username="billing", algorithm="hmac-sha256", headers="{names}", signature="{mac}"'
+    assert client.post("/signed/a?b=1", content=body, headers=fields).status_code == 200
+    [seen] = recording.take()
+    assert (seen.body, seen["x-credential-identifier"], seen["authorization"]) == (body, "billing", "")
+    for path, sent in (("/signed/a?b=2", body), ("/signed/a?b=1", body[:-1] + b"y")):
+        answer = client.post(path, content=sent, headers=fields)
+        assert (answer.status_code, answer.json()["code"]) == (401, "signature_invalid")
+    assert client.get("/signed/a").json()["code"] == "signature_missing"
+    assert not recording.take()

@@ -58,6 +58,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"max_in_flight": 5, "by": "ip", "error_code": 503, "error_message": "Busy.", "retry_after_s": 2},
     ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
+    "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
