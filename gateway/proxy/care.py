@@ -122,7 +122,7 @@ class Attempts:
             return True  # nothing was sent
         if isinstance(error, UpstreamTimeout) and error.phase == "first_byte":
             return self.care.retry_on_timeout and self._may_repeat()
-        if isinstance(error, UpstreamBroke) and self.care.retry_all:
+        if isinstance(error, UpstreamBroke) and self._may_repeat():
             return True
         return error.safe_to_retry and error.phase in ("", "connect")
 

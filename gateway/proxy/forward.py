@@ -83,7 +83,7 @@ class Forwarder:
             return UpstreamRequest(exchange.method, [host, *pairs], stream if kept is None else kept, extensions)
 
         guard = self.guards.of(upstream, care)
-        await guard.ceiling.enter()
+        await guard.ceiling.enter(deadline_of(extensions))
         try:
             attempts = Attempts(exchange, upstream, care, guard, self.balancer)
             got = await attempts.run(make, self._transport, kept, deadline_of(extensions))

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import Literal
 
@@ -115,17 +115,19 @@ class Ceiling:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def enter(self) -> None:
-        """Raises UpstreamBusy: the queue is full, or it took too long. Each return is followed by one `leave`."""
+    async def enter(self, deadline_s: float = inf) -> None:
+        """Raises UpstreamBusy: the queue is full, or it took too long (`deadline_s`: in the loop's time at the latest).
+        Each return is followed by one `leave`."""
         if self.inside < self.most and not self._waiting:
             self.inside += 1
             return
         if len(self._waiting) >= self.queue:
             raise UpstreamBusy(headers=[(b"retry-after", b"1")])
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout_at(min(loop.time() + self.timeout_s, deadline_s)):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # it came all the same: for the next one

@@ -91,6 +91,22 @@ async def test_a_broken_connection_is_tried_again_elsewhere() -> None:
                 assert await world.get(method=method) == (200, b"ok")
 
 
+async def test_an_idempotent_body_that_was_kept_survives_a_broken_connection() -> None:
+    bodies: list[bytes] = []
+
+    async def takes_and_breaks(wire: Wire) -> None:
+        await wire.head()
+        bodies.append(await wire.body(6))
+        wire.reset()
+
+    async with World(takes_and_breaks, reading([OK] * 2, bodies), care=CarePolicy(body_bytes=6)) as world:
+        for _ in range(2):
+            fields = {"method": "PUT", "headers": [(b"content-length", b"6")], "length": 6}
+            assert (await world.get(body=[b"abc", b"def"], **fields))[0] == 200
+        assert bodies == [b"abcdef"] * 3
+        assert world.idle
+
+
 async def test_a_time_limit_is_tried_again_only_if_asked_for() -> None:
     for again, status in ((False, 504), (True, 200)):
         care = CarePolicy(retry_on_timeout=again, backoff_s=0.0, retry_statuses=frozenset({599}))

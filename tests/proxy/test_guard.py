@@ -172,6 +172,10 @@ async def test_waiting_has_an_end_and_who_leaves_loses_no_place() -> None:
     await subject.enter()
     with pytest.raises(UpstreamBusy):
         await subject.enter()
+    longer = ceiling(1, queue=5, timeout_s=60)
+    await longer.enter()
+    with pytest.raises(UpstreamBusy):  # the request's own time is over before
+        await longer.enter(asyncio.get_running_loop().time() + 0.01)
     gone = asyncio.create_task(subject.enter())
     await asyncio.sleep(0)
     subject.leave()  # its turn comes in the same moment in which it leaves
