@@ -73,7 +73,7 @@ class RequestTermination(Plugin):
             return _answer(status, self._type, self._body)
         if status < 400:
             return Answer(status)
-        exchange.detail = "request-termination"
+        exchange.detail = "request-termination: out of order, as it was set"
         raise Reject(status, "request_terminated", self.config.message or "This is out of order at the moment.")
 
     def _triggers(self, exchange: Exchange) -> bool:
