@@ -134,7 +134,7 @@ _SENTENCES: dict[str, Callable[[Any, Names], str]] = {
 
 
 def _caller(counted: str, row: Any, names: Names) -> str:
-    """Of whom the limit speaks, and the verb: `key:5`, `jwt:7`, `consumer:3`, `ip:192.0.2.1`, `header:…`, `route:2`."""
+    """Of whom the limit speaks, and the verb: `key:5`, `jwt:7`, `hmac:7`, `consumer:3`, `ip:192.0.2.1`, `header:…`."""
     kind, _, id_ = counted.partition(":")
     number = int(id_) if id_.isdecimal() else None
     if kind == "key" and number is not None:
@@ -143,8 +143,8 @@ def _caller(counted: str, row: Any, names: Names) -> str:
         return f"Consumer {names.consumers.get(number, number)} may send"
     if kind == "route" and number is not None:
         return f"Route {names.routes.get(number, number)} takes"
-    if kind == "jwt":
-        return "The caller that the token names may send"
+    if kind in ("jwt", "oauth2", "hmac"):
+        return f"The caller that the {'signature' if kind == 'hmac' else 'token'} names may send"
     return "The value of the header allows" if kind == "header" else f"Address {id_} may send"
 
 

@@ -24,16 +24,26 @@ FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
 
 PLUGINS = [
     "gateway.plugins.request_id.RequestId",
+    "gateway.plugins.compression.Compression",
+    "gateway.plugins.security_headers.SecurityHeaders",
     "gateway.plugins.cors.Cors",
+    "gateway.plugins.bot_detection.BotDetection",
+    "gateway.plugins.redirect.Redirect",
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
+    "gateway.plugins.hmac_auth.HmacAuth",
     "gateway.plugins.forward_auth.ForwardAuth",
+    "gateway.plugins.ip_restriction.IpRestriction",
+    "gateway.plugins.request_size_limiting.RequestSizeLimiting",
     "gateway.plugins.acl.Acl",
     "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",
+    "gateway.plugins.concurrency_limiting.ConcurrencyLimiting",
     "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.request_transformer.RequestTransformer",
+    "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]
 

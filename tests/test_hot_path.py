@@ -40,6 +40,15 @@ plugins:
 - {{name: request-id, route: policies}}
 - {{name: key-auth, route: policies}}
 - {{name: rate-limiting, route: policies, config: {{limits: [{{limit: 100000, window: 1m}}]}}}}
+- {{name: ip-restriction, route: policies, config: {{allow: [127.0.0.0/8]}}}}
+- {{name: bot-detection, route: policies}}
+- {{name: redirect, route: policies, config: {{location: "{{path}}"}}}}
+- {{name: request-size-limiting, route: policies}}
+- {{name: concurrency-limiting, route: policies, config: {{max_in_flight: 100000}}}}
+- {{name: fault-injection, route: policies, config: {{abort: {{percentage: 100}}, trigger: x-fail}}}}
+- {{name: request-termination, route: policies, config: {{trigger: x-stop}}}}
+- {{name: security-headers, route: policies}}
+- {{name: compression, route: policies}}
 """
 #: Kind of call → where it is made. `task` is the one whose number is documented.
 WATCHED: list[tuple[str, type, str]] = [

@@ -6,20 +6,20 @@
 |          |                                       | change the upstream request          | fail closed             |
 | response | head known, nothing sent; also for    | change status and headers            | 500 if unsent           |
 |          | answers and errors made here          |                                      |                         |
-| body     | chunks pass                           | transform, count, stop               | connection aborted,     |
-|          |                                       |                                      | never a second answer   |
+| body     | head known, then chunks pass          | give the chunks back, to leave this  | connection aborted,     |
+|          |                                       | answer alone; transform, count, stop | never a second answer   |
 | log      | after the last byte, or the client    | record; never wait                   | logged                  |
 |          | left                                  |                                      |                         |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
-generator; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run in the order
-of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
+generator, or gives one; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run
+in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -83,6 +83,7 @@ class Resources:
     caller: Caller
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
+    under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
 
 
 class Plugin:

@@ -101,7 +101,7 @@ class Cors(Plugin):
         if self._exposed and any(name == b"access-control-allow-origin" for name, _ in fields):
             fields.append((b"access-control-expose-headers", self._exposed))
         if not self._any:
-            _vary(fields, b"Origin")
+            headers.vary(fields, b"Origin")
 
     def _allowed(self, origin: bytes | None) -> headers.Pairs:
         """`*` is said to everyone, also without an Origin: then a shared cache holds one answer for all."""
@@ -134,10 +134,3 @@ class Cors(Plugin):
         if vary:
             fields.append((b"vary", b", ".join(vary)))
         return fields
-
-
-def _vary(fields: headers.Pairs, name: bytes) -> None:
-    """Once, and not beside `*` (RFC 9110 §12.5.5)."""
-    listed = {token.strip().lower() for value in headers.get_all(fields, b"vary") for token in value.split(b",")}
-    if name.lower() not in listed and b"*" not in listed:
-        headers.append_token(fields, b"vary", name)

@@ -12,17 +12,14 @@ They survive edits of `limit` and `burst`; another window or algorithm starts af
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import math
 import re
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from gateway.plugins.base import Plugin, PluginConfig, Resources
+from gateway.plugins.callers import identity
 from gateway.proxy import headers
 from gateway.proxy.errors import RedisUnavailable, Reject
 from gateway.proxy.exchange import Exchange
@@ -122,7 +119,7 @@ class RateLimiting(Plugin):
         super().__init__(config, resources, setting_id)
         self._limits = config.all_limits()
         self._prefixes = [(counter_prefix(setting_id, limit), limit) for limit in self._limits]
-        self._identity = _identity(config)
+        self._identity = identity(config.by, config.header_name)
         self._capacities = [str(limit.capacity).encode() for limit in self._limits]
         self._names = [_policy_name(limit) for limit in self._limits]
         self._policy = ", ".join(
@@ -190,50 +187,6 @@ class RateLimiting(Plugin):
 def counter_prefix(setting_id: int, limit: Limit) -> str:
     """Of the counter's key in Redis; who is counted (`consumer:5`) comes after it."""
     return f"hg:rl:{setting_id}:{limit.algorithm[0]}{limit.window_ms}:"
-
-
-def _identity(config: RateLimitingConfig) -> Callable[[Exchange], str]:
-    """Who is counted, as the last part of a key that operators can read."""
-    header = config.header_name.lower().encode()
-
-    def by_ip(exchange: Exchange) -> str:
-        return f"ip:{_network(exchange.client_ip)}"
-
-    def by_key(exchange: Exchange) -> str:
-        found = exchange.credential
-        return f"{found.kind}:{found.id}" if found else by_ip(exchange)
-
-    def by_consumer(exchange: Exchange) -> str:
-        consumer = exchange.consumer
-        if consumer is None:
-            return by_ip(exchange)
-        return f"consumer:{consumer.id}" if consumer.id else by_key(exchange)
-
-    def by_header(exchange: Exchange) -> str:
-        values = headers.get_all(exchange.headers, header)
-        if not values:
-            return by_ip(exchange)
-        # Hashed: clients choose the value, and it may be long or secret.
-        return f"header:{hashlib.blake2b(b','.join(values), digest_size=16).hexdigest()}"
-
-    def by_route(exchange: Exchange) -> str:
-        return f"route:{exchange.route.id if exchange.route else 0}"
-
-    return {"ip": by_ip, "consumer": by_consumer, "key": by_key, "header": by_header, "route": by_route}[config.by]
-
-
-@lru_cache(maxsize=4096)
-def _network(client_ip: str) -> str:
-    """An IPv6 client owns its whole /64 and could count itself anew with every request."""
-    if ":" not in client_ip:
-        return client_ip
-    try:
-        address = ipaddress.IPv6Address(client_ip.partition("%")[0])
-    except ValueError:
-        return client_ip
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 def _policy_name(limit: Limit) -> str:

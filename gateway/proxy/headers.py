@@ -45,6 +45,13 @@ def append_token(pairs: Pairs, name: bytes, token: bytes) -> None:
         pairs.append((name, token))
 
 
+def vary(pairs: Pairs, name: bytes) -> None:
+    """Say that the answer depends on this field of the request: once, and not beside `*` (RFC 9110 §12.5.5)."""
+    listed = {token.strip().lower() for value in get_all(pairs, b"vary") for token in value.split(b",")}
+    if name.lower() not in listed and b"*" not in listed:
+        append_token(pairs, b"vary", name)
+
+
 def is_preflight(method: str, pairs: Iterable[Pair]) -> bool:
     """A browser asks by itself whether a page may send what it wants to (CORS)."""
     return method == "OPTIONS" and get(pairs, b"access-control-request-method") is not None

@@ -11,12 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import re2
-
+from gateway.proxy.expressions import compiled
 from gateway.proxy.paths import ESCAPE, PATH_SAFE, decode_unreserved
-
-RE2 = re2.Options()
-RE2.log_errors = False  # a bad expression is an answer to its author, not a line on our standard error
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LITERAL, _END, _PARAM, _TAIL = 0, 1, 2, 3  # the order of precedence, segment by segment
@@ -67,11 +63,7 @@ class Pattern:
     @classmethod
     def _parse_regex(cls, text: str) -> Pattern:
         expression = text[1:]
-        try:
-            names = re2.compile(expression, RE2).groupindex
-        except re2.error as error:
-            reason = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
-            raise ValueError(f"'{expression}' is not a regular expression RE2 accepts: {reason}.") from error
+        names = compiled(expression).groupindex
         return cls(text, names=tuple(names), regex=expression)
 
     @property

@@ -104,14 +104,7 @@ class Pipeline:
                 if waiting is not None:
                     await waiting
             if chain.body:
-                assert exchange.response_headers is not None
-                remove(exchange.response_headers, b"content-length")
-                chunks = _chunks(exchange.answer_body)
-                exchange.bodies.append(chunks)
-                for wrap in chain.body:
-                    chunks = wrap(exchange, chunks)
-                    exchange.bodies.insert(0, chunks)
-                exchange.answer_body = chunks
+                _wrap(exchange, chain)
         except Exception:
             logger.exception("a response hook of route %s failed, request %s", _route_name(exchange), exchange.id)
             if exchange.release is not None:
@@ -199,6 +192,21 @@ def _answer(exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]],
         headers.append((b"content-length", b"%d" % len(body)))
     exchange.status, exchange.response_headers = status, headers
     exchange.answer_body = b"" if exchange.method == "HEAD" else body
+
+
+def _wrap(exchange: Exchange, chain: Chain) -> None:
+    """A hook that gives back the chunks it was given leaves this answer alone. If all do, it keeps its length."""
+    chunks = source = _chunks(exchange.answer_body)
+    for wrap in chain.body:
+        wrapped = wrap(exchange, chunks)
+        if wrapped is not chunks:
+            exchange.bodies.insert(0, wrapped)
+            chunks = wrapped
+    if chunks is not source:
+        assert exchange.response_headers is not None
+        remove(exchange.response_headers, b"content-length")
+        exchange.bodies.append(source)
+        exchange.answer_body = chunks
 
 
 async def _chunks(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:

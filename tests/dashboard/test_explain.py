@@ -35,6 +35,8 @@ def row(outcome: str, status: int = 200, **fields: object) -> UsageRow:
         ("route:3", "Route orders takes"),
         ("ip:192.0.2.1", "Address 192.0.2.1 may send"),
         ("jwt:4611686018427387904", "The caller that the token names may send"),
+        ("oauth2:7", "The caller that the token names may send"),
+        ("hmac:7", "The caller that the signature names may send"),
         ("ip:2001:db8::/64", "Address 2001:db8::/64 may send"),
         ("header:5f", "The value of the header allows"),
     ],

@@ -309,6 +309,27 @@ async def test_messages_that_are_too_large_or_too_many(configured: Any) -> None:
         assert (await closing(socket))[0] == 1008
 
 
+async def test_an_open_socket_is_one_request_under_way(configured: Any) -> None:
+    url = configured([{"name": "concurrency-limiting", "route": "chat", "config": {"max_in_flight": 1}}]) + "/echo"
+
+    async def opened() -> ClientConnection:
+        """As soon as the place of the one before is free."""
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    return await connect(url)
+                except InvalidStatus:
+                    await asyncio.sleep(0.01)
+
+    for leave in (ClientConnection.close, reset):
+        socket = await opened()
+        answer = await refusal(url)
+        assert (answer.status_code, json.loads(answer.body)["code"]) == (429, "concurrency_limited")
+        if (waiting := leave(socket)) is not None:
+            await waiting
+    await (await opened()).close()
+
+
 async def test_silence_has_an_end(configured: Any, chat: Chat) -> None:
     url = configured([{"name": "websocket-limits", "route": "chat", "config": {"idle_timeout_s": 1}}])
     async with connect(url + "/echo") as socket:

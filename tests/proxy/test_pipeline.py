@@ -236,6 +236,28 @@ async def test_body_hooks_wrap_the_answer_and_drop_its_length() -> None:
     assert get(exchange.response_headers or [], b"content-length") is None
 
 
+class Choosy(Upper):
+    """Touches what it is asked to."""
+
+    name = "choosy"
+
+    def body(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        return super().body(exchange, chunks) if get(exchange.headers, b"x-upper") else chunks
+
+
+async def test_a_body_hook_that_leaves_an_answer_alone_costs_it_nothing() -> None:
+    both = [setting(Choosy), setting(Upper, number=2)]
+    async with serving(say) as up, Bench(table([route("r")], only(up.port), [Choosy], both[:1])) as bench:
+        alone, body = await bench.get("/")
+        touched, upper = await bench.get("/", headers=[(b"x-upper", b"1")])
+    assert (body, get(alone.response_headers or [], b"content-length"), alone.bodies) == (b"ok", b"2", [])
+    assert alone.answer_body == b"ok"
+    assert (upper, get(touched.response_headers or [], b"content-length")) == (b"OK", None)
+    async with serving(say) as up, Bench(table([route("r")], only(up.port), [Choosy, Upper], both)) as bench:
+        exchange, upper = await bench.get("/")
+    assert (upper, get(exchange.response_headers or [], b"content-length"), len(exchange.bodies)) == (b"OK", None, 2)
+
+
 async def test_equal_header_fields_stay_apart_and_hop_by_hop_ones_go() -> None:
     fields = b"set-cookie: a=1\r\nset-cookie: b=2\r\nconnection: close, x-hop\r\nx-hop: 1\r\ncontent-length: 0\r\n"
     cookies = once(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")

@@ -19,7 +19,7 @@ from tests.routes.test_admin import admin_user, client, errors, filled, url, vie
 REGISTRY = Registry.load(PLUGINS)
 
 CONFIGS: dict[str, list[dict[str, Any]]] = {
-    "request-id": [{"header_name": "X-Trace", "echo_downstream": False}, {"trust_downstream": True}],
+    "request-id": [{"header_name": "X-Trace", "echo_downstream": False}, {"generator": "uuid"}],
     "cors": [{"origins": ["https://a.example"], "max_age": 60, "credentials": True}, {"max_age": None}],
     "key-auth": [{"key_names": ["token"], "key_in_query": False, "realm": "us"}, {"key_in_header": True}],
     "jwt": [
@@ -40,6 +40,25 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
+    "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
+    "request-termination": [
+        {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
+    ],
+    "redirect": [{"location": "https://{host}{path}", "status_code": 308, "keep_query": False}],
+    "request-size-limiting": [{"allowed_payload_size": 64, "size_unit": "kilobytes", "require_content_length": True}],
+    "bot-detection": [{"allow": ["Goodbot/"], "deny": ["^$"], "deny_known": False}],
+    "security-headers": [
+        {"hsts_max_age_s": None, "nosniff": False, "x_frame_options": "DENY", "remove": ["Server"], "override": True},
+    ],
+    "fault-injection": [
+        {"abort": {"percentage": 0.5, "status": 500}, "delay": {"percentage": 5, "duration_ms": 20}},
+        {"trigger": "x-a"},
+    ],
+    "concurrency-limiting": [
+        {"max_in_flight": 5, "by": "ip", "error_code": 503, "error_message": "Busy.", "retry_after_s": 2},
+    ],
+    "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
+    "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
 }  # fmt: skip
 
