@@ -37,7 +37,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     }},
     "narrow": {
         "concurrency-limiting": {"max_in_flight": 3, "error_code": 503, "retry_after_s": 2},
-        "fault-injection": {"delay": {"percentage": 100, "duration_ms": 1500}, "trigger": "X-Slow"},
+        "fault-injection": {"delay": {"percentage": 100, "duration_ms": 3000}, "trigger": "X-Slow"},
     },
     "signed": {
         "hmac-auth": {"credentials": [{"username": "billing", "secret": SECRET}], "validate_request_body": True},
@@ -187,10 +187,10 @@ def test_concurrency_limiting_takes_back_the_places_of_those_who_leave(client: h
     slow = [RawClient(port) for _ in range(3)]
     for one in slow:
         one.send(head)
-    wait_until(lambda: client.get("/narrow/x").status_code == 503, 1.4, "all places are taken")
+    wait_until(lambda: client.get("/narrow/x").status_code == 503, 2.5, "all places are taken")
     for one in slow:
         one.socket.close()
-    wait_until(lambda: client.get("/narrow/x").status_code == 200, 1.0, "places are free again")
+    wait_until(lambda: client.get("/narrow/x").status_code == 200, 2.0, "places are free again")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
