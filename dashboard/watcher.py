@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 
 from gateway.proxy import metrics
 from gateway.proxy.board import Board
+from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.prober import Prober
 from gateway.proxy.sightings import Sighting, sightings
 from gateway.proxy.snapshot import UpstreamSpec
@@ -33,10 +34,11 @@ KNOWN_S = 600.0
 class Watcher(threading.Thread):
     """`sightings` is replaced whole; anybody may read it."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, fence: Fence = FENCE) -> None:
         super().__init__(name="watcher", daemon=True)
         self.sightings: list[Sighting] = []
         self._data_dir = data_dir
+        self._fence = fence
         self._board = Board(data_dir)
         self._upstreams: list[UpstreamSpec] = []
         self._stamp: tuple[int, int] | None = None  # of the document read last
@@ -55,7 +57,7 @@ class Watcher(threading.Thread):
 
     async def _run(self) -> None:
         changed = asyncio.Event()
-        prober = Prober(self._board.probes(KNOWN_S), changed.set)
+        prober = Prober(self._board.probes(KNOWN_S), changed.set, self._fence)
         while not self._stopping.is_set():
             try:
                 self._turn(prober)

@@ -72,12 +72,12 @@ class Runtime:
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
-        self.calls = Calls()
+        self.calls = Calls(environment.fence)
         self.resources = Resources(
             limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
         )
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
-        self.forwarder = Forwarder(Transports(), balancer, environment.max_body_bytes)
+        self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
         self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
         self.journal = Journal(
             spool_dir(environment.data_dir),

@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.plugins.registry import ConfigProblems, Registry
 from gateway.proxy import certificates
+from gateway.proxy.fence import Fence
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import (
     BreakerPolicy,
@@ -37,14 +38,17 @@ __all__ = ["CompileError", "Problem", "compile", "config_problems", "tls_problem
 
 
 def compile(  # noqa: A001 - the word of the design
-    document: Mapping[str, Any], registry: Registry, *, version: int = 0
+    document: Mapping[str, Any], registry: Registry, *, version: int = 0, fence: Fence | None = None
 ) -> Snapshot:
-    """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out."""
+    """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out.
+
+    `fence`: where something is saved. A worker serves what is live, and asks the fence when it connects.
+    """
     reading = read(document)
     configs, config_faults = _configs(reading, registry)
     problems = [
         *reading.problems,
-        *_upstreams(reading),
+        *_upstreams(reading, fence),
         *_routes(reading),
         *_twins(reading),
         *_scopes(reading, registry),
@@ -81,7 +85,7 @@ def _at(section: str, index: int, row: Row, field: Path, message: str, place: Pa
     return Problem(row, field, message, pointer((section, index, *(field if place is None else place))))
 
 
-def _upstreams(reading: Reading) -> Iterator[Problem]:
+def _upstreams(reading: Reading, fence: Fence | None) -> Iterator[Problem]:
     for index, entry in reading.upstreams.items():
         for path, message in tls_problems(entry.tls_ca, entry.tls_client_certificate, entry.tls_client_key):
             yield _at("upstreams", index, ("upstreams", entry.name), path, message)
@@ -92,6 +96,9 @@ def _upstreams(reading: Reading) -> Iterator[Problem]:
                 place = ("targets", number)
                 yield _at("upstreams", index, row, (), "The same address is there twice.", place)
             seen.add(target.address)
+            if fence is not None and (fault := fence.fault(target.host, target.port)):
+                row = ("upstreams", entry.name, "targets", target.address)
+                yield _at("upstreams", index, row, ("host",), fault, ("targets", number, "host"))
 
 
 def _routes(reading: Reading) -> Iterator[Problem]:

@@ -185,6 +185,11 @@ class Target(ConfigRow):
     def __str__(self) -> str:
         return address(self.host, self.port)
 
+    def clean(self) -> None:
+        super().clean()
+        if fault := catalogue.fence().fault(self.host, self.port):
+            raise field_errors([(("host",), fault)])
+
     @property
     def row(self) -> Row:
         return (*self.upstream.row, "targets", str(self))

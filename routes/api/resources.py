@@ -16,7 +16,7 @@ from gateway.api.lists import Filter, Listing
 from keys.models import Consumer
 from routes import masking
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
-from routes.catalogue import registry
+from routes.catalogue import fence, registry
 from routes.compile import config_problems, tls_problems
 from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
@@ -148,6 +148,8 @@ class Upstreams(Resource[Upstream]):
             if (target.host, target.port) in seen:
                 yield ("targets", index), "The same address is there twice."
             seen.add((target.host, target.port))
+            if fault := fence().fault(target.host, target.port):
+                yield ("targets", index, "host"), fault
 
     def conflicts(self, entry: UpstreamWrite, row: Upstream | None, names: Names) -> Found:
         return _taken(entry, row, names.upstreams)
@@ -213,6 +215,10 @@ class Targets(Resource[Target]):
 
     def represent(self, row: Target) -> dict[str, Any]:
         return show_target(row)
+
+    def faults(self, entry: TargetWrite, row: Target | None) -> Found:
+        if fault := fence().fault(entry.host, entry.port):
+            yield ("host",), fault
 
     def conflicts(self, entry: TargetWrite, row: Target | None, names: Names) -> Found:
         twins = Target.objects.filter(upstream=self.upstream, host=entry.host, port=entry.port)

@@ -155,3 +155,12 @@ def test_the_trail_says_who_changed_what_from_what(call, users, admin):
     entry = LogEntry.objects.order_by("-pk")[0]
     assert entry.get_change_message() == "Deleted route “users”."
     assert '"paths": ["/users/*"]' in entry.change_message
+
+
+def test_a_target_where_no_upstream_may_be_is_refused_at_its_field(call, users):
+    forbidden = {"host": "169.254.169.254", "port": 80}
+    answer = call("POST", "/upstreams", {"name": "metadata", "targets": [{"host": "10.0.0.1", "port": 80}, forbidden]})
+    assert (answer.status_code, faults(answer)[0][0]) == (422, "/targets/1/host")
+    answer = call("POST", "/upstreams/users/targets", forbidden)
+    assert (answer.status_code, faults(answer)[0][0]) == (422, "/host")
+    assert "cloud's metadata service" in faults(answer)[0][1]
