@@ -103,13 +103,19 @@ class UpstreamDetail(Page):
         targets = list(upstream.targets.all())
         usage = breakdown.targets(upstream.pk, [branch.route_id for branch in branches], self.now)
         former = former_weights([target.pk for target in targets if not target.weight])
+        healths = Healths()
+        discovery = healths.discovery(upstream)
+        found = [(one, usage.get(one.address)) for one in discovery.targets] if discovery else []
+        known = {one.address for one, _ in found} | set(map(str, targets))
         return super().get_context_data(
             title=upstream.name,
             upstream=upstream,
-            aims=aims(upstream, targets, Healths(), usage, former),
+            aims=aims(upstream, targets, healths, usage, former),
+            discovery=discovery,
+            found_targets=found,
             branches=branches,
             sampled=sum(one.requests for one in usage.values()),
-            gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},
+            gone={address: one for address, one in usage.items() if address not in known},
             max_weight=MAX_WEIGHT,
             **figures(self.range, upstream_id=upstream.pk),
             **context,

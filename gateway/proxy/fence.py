@@ -61,6 +61,21 @@ def place(word: str) -> Network | str:
         raise ValueError(f"'{word}' is no network such as 10.0.0.0/8 or fd00::/8, and no host name: {error}.") from None
 
 
+def is_host(text: str) -> bool:
+    """An address or a name, as a resolver takes it."""
+    return _literal(text) is not None or (
+        _NAME.fullmatch(text.lower().removesuffix(".")) is not None and "*" not in text
+    )
+
+
+def split(text: str, port: int = 0) -> tuple[str, int]:
+    """Of `host`, `host:port`, `[::1]` or `[::1]:port`; `port`: where none is said."""
+    host, colon, said = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        return text.strip("[]"), port
+    return host.strip("[]"), int(said)
+
+
 class Fence:
     """`own_ports`: of the gateway on this machine, where it listens on loopback, or on `own_address`."""
 

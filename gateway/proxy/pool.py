@@ -168,7 +168,9 @@ class Pool:
         host, tls, name = self.target.host, None, None
         if self.upstream.protocol == "https":
             tls = tls_context(self.upstream.tls)
-            name = self.upstream.tls.server_name or ("localhost" if host.startswith("unix:") else host)
+            name = self.upstream.tls.server_name or (
+                "localhost" if host.startswith("unix:") else self.target.name or host
+            )
         if host.startswith("unix:"):
             await loop.create_unix_connection(lambda: connection, host[5:], ssl=tls, server_hostname=name)
             return

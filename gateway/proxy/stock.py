@@ -117,8 +117,8 @@ class StockTransport(httpx.AsyncBaseTransport):
         if self._upstream.http2:
             pairs = [pair for pair in pairs if pair[0] not in _NOT_IN_HTTP2]
         extensions = {"target": request.extensions["target"], "timeout": sending.limits, "trace": sending.trace}
-        if self._upstream.tls.server_name:
-            extensions["sni_hostname"] = self._upstream.tls.server_name
+        if name := self._upstream.tls.server_name or self._target.name:
+            extensions["sni_hostname"] = name
         stream = NO_BODY if sending.body is None else sending
         return httpx.Request(request.method, self._url, headers=pairs, stream=stream, extensions=extensions)
 

@@ -133,6 +133,7 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
     """Everything a pool was made from: where it connects to, and how. Not names, ids, weights or balancing."""
     return (
         target.address,
+        target.name,
         upstream.protocol,
         upstream.tls,
         upstream.transport,

@@ -121,7 +121,9 @@ class UpstreamSocket:
         if secure:
             local = target.host.startswith("unix:")
             place["ssl"] = tls_context(upstream.tls)
-            place["server_hostname"] = upstream.tls.server_name or ("localhost" if local else target.host)
+            place["server_hostname"] = upstream.tls.server_name or (
+                "localhost" if local else target.name or target.host
+            )
         return await connect(
             f"{'wss' if secure else 'ws'}://{host.decode('latin-1')}{path.decode('ascii')}",
             additional_headers=[

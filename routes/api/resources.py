@@ -17,7 +17,7 @@ from keys.models import Consumer
 from routes import masking
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
 from routes.catalogue import fence, registry
-from routes.compile import config_problems, tls_problems
+from routes.compile import config_problems, discovery_problems, tls_problems
 from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 from routes.problems import Path
@@ -143,6 +143,7 @@ class Upstreams(Resource[Upstream]):
     def faults(self, entry: UpstreamWrite, row: Upstream | None) -> Found:
         full, faults = self._full(entry, row)
         yield from faults or tls_problems(full.tls_ca, full.tls_client_certificate, full.tls_client_key)
+        yield from discovery_problems(entry.discovery_url, entry.discovery_resolver, fence())
         seen: set[tuple[str, int]] = set()
         for index, target in enumerate(entry.targets):
             if (target.host, target.port) in seen:
