@@ -75,6 +75,8 @@ class Health:
 class Found:
     """A target that discovery found."""
 
+    host: str
+    port: int
     address: str
     weight: int
     priority: int
@@ -150,13 +152,31 @@ class Healths:
         named = dict.fromkeys(target for one in seen for target in one.targets)
         specs = [TargetSpec(0, *target) for target in named]
         found = [
-            Found(one.address, one.weight, one.priority, self.at(upstream.name, one.address, one.weight))
+            Found(
+                one.host,
+                one.port,
+                one.address,
+                one.weight,
+                one.priority,
+                self.at(upstream.name, one.address, one.weight),
+            )
             for one in specs
         ]
         refreshed_at = datetime.fromtimestamp(worst.refreshed_s, UTC) if worst.refreshed_s else None
         return DiscoveryHealth(
             worst.kind, worst.source, worst.state, worst.error, refreshed_at, len(seen), tuple(found)
         )
+
+    def targets(self, upstream: Upstream) -> list[Target]:
+        """The configured ones, then those that discovery found: rows that are in no table."""
+        own = list(upstream.targets.all())
+        taken = {str(target) for target in own}
+        discovery = self.discovery(upstream)
+        found = [
+            Target(upstream=upstream, host=one.host, port=one.port, weight=one.weight)
+            for one in (discovery.targets if discovery else ())
+        ]
+        return [*own, *(target for target in found if str(target) not in taken)]
 
     def at(self, upstream: str, address: str, weight: int) -> Health:
         """Of an enabled target."""

@@ -78,7 +78,7 @@ class Upstreams(Page):
         rows = [
             Row(
                 upstream,
-                aims(upstream, upstream.targets.all(), healths),
+                aims(upstream, healths.targets(upstream), healths),
                 len(upstream.branches.all()),
                 days[upstream.pk],
             )
@@ -100,22 +100,18 @@ class UpstreamDetail(Page):
     def get_context_data(self, **context: Any) -> dict[str, Any]:
         upstream = self.upstream
         branches = list(upstream.branches.select_related("route").order_by("route__name"))
-        targets = list(upstream.targets.all())
-        usage = breakdown.targets(upstream.pk, [branch.route_id for branch in branches], self.now)
-        former = former_weights([target.pk for target in targets if not target.weight])
         healths = Healths()
-        discovery = healths.discovery(upstream)
-        found = [(one, usage.get(one.address)) for one in discovery.targets] if discovery else []
-        known = {one.address for one, _ in found} | set(map(str, targets))
+        targets = healths.targets(upstream)
+        usage = breakdown.targets(upstream.pk, [branch.route_id for branch in branches], self.now)
+        former = former_weights([target.pk for target in targets if target.pk and not target.weight])
         return super().get_context_data(
             title=upstream.name,
             upstream=upstream,
             aims=aims(upstream, targets, healths, usage, former),
-            discovery=discovery,
-            found_targets=found,
+            discovery=healths.discovery(upstream),
             branches=branches,
             sampled=sum(one.requests for one in usage.values()),
-            gone={address: one for address, one in usage.items() if address not in known},
+            gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},
             max_weight=MAX_WEIGHT,
             **figures(self.range, upstream_id=upstream.pk),
             **context,
