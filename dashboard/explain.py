@@ -102,6 +102,7 @@ def _upstream_failed(row: Any, names: Names) -> str:
         "circuit_open": f"The circuit to {where} was open: it had failed too often, or been too slow.",
         "upstream_busy": f"All connections to {where} were in use, and waiting for one took too long.",
         "upstream_unreachable": f"No connection to {where} could be made.",
+        "upstream_forbidden": f"{where} is at an address where no upstream may be, so no connection was made.",
         "upstream_broke": f"{where} closed the connection or sent an invalid answer.",
         "upstream_timeout": f"{where} did not answer in time: the gateway gave up after {_ms(row.duration_ms)}.",
     }.get(row.outcome, f"{where} could not answer.")
@@ -124,6 +125,7 @@ _SENTENCES: dict[str, Callable[[Any, Names], str]] = {
             "circuit_open",
             "upstream_busy",
             "upstream_unreachable",
+            "upstream_forbidden",
             "upstream_broke",
             "upstream_timeout",
             "upstream_error",

@@ -251,7 +251,7 @@ def _health(range_: TimeRange) -> tuple[list[Health], int]:
 
 
 def _health_of(upstream: Upstream, share: Share | None, healths: Healths) -> Health:
-    targets = [Aim(target, healths.of(upstream, target)) for target in upstream.targets.all()]
+    targets = [Aim(target, healths.of(upstream, target)) for target in healths.targets(upstream)]
     requests, errors = (share.requests, share.server_errors / share.requests) if share else (0, 0.0)
     states = {aim.health.state for aim in targets}
     if not states & {"up", "unknown"} or errors >= 0.5:

@@ -78,10 +78,12 @@ class Recorder:
         if self._watcher is None:
             return
         sightings = self._watcher.sightings
+        discovered = self._watcher.discovered
         states = [f"{one.upstream} {one.address} {one.state}" for one in sightings]
+        states += [f"{one.upstream} {one.state}" for one in discovered]
         if states != self._told or now_s >= self._report_at_s:
             try:
-                health.report(self._node, sightings)
+                health.report(self._node, sightings, discovered)
             except Error:  # shipping says what is wrong with PostgreSQL
                 connection.close()
                 return

@@ -16,6 +16,9 @@ from prometheus_client import Gauge
 
 from gateway.proxy import metrics
 from gateway.proxy.board import Board
+from gateway.proxy.calls import Calls
+from gateway.proxy.discovery import Discovered, Discovery
+from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.prober import Prober
 from gateway.proxy.sightings import Sighting, sightings
 from gateway.proxy.snapshot import UpstreamSpec
@@ -31,12 +34,14 @@ KNOWN_S = 600.0
 
 
 class Watcher(threading.Thread):
-    """`sightings` is replaced whole; anybody may read it."""
+    """`sightings` and `discovered` are replaced whole; anybody may read them."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, fence: Fence = FENCE) -> None:
         super().__init__(name="watcher", daemon=True)
         self.sightings: list[Sighting] = []
+        self.discovered: list[Discovered] = []
         self._data_dir = data_dir
+        self._fence = fence
         self._board = Board(data_dir)
         self._upstreams: list[UpstreamSpec] = []
         self._stamp: tuple[int, int] | None = None  # of the document read last
@@ -55,20 +60,31 @@ class Watcher(threading.Thread):
 
     async def _run(self) -> None:
         changed = asyncio.Event()
-        prober = Prober(self._board.probes(KNOWN_S), changed.set)
+        prober = Prober(self._board.probes(KNOWN_S), changed.set, self._fence)
+        calls = Calls(self._fence)
+        discovery = Discovery(calls, self._fence, changed.set)
+        discovery.recall(self._board.discovered())
         while not self._stopping.is_set():
             try:
-                self._turn(prober)
+                self._turn(prober, discovery)
             except Exception:  # protects the probes: a watcher that stopped would leave targets as they are
                 logger.exception("watching the targets failed")
             changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), TURN_S)
         await prober.aclose()
+        await discovery.aclose()
+        await calls.aclose()
 
-    def _turn(self, prober: Prober) -> None:
-        if self._changed():
-            prober.aim(self._upstreams)
+    def _turn(self, prober: Prober, discovery: Discovery) -> None:
+        if changed := self._changed():
+            discovery.aim(self._upstreams)
+        upstreams = [discovery.applied(upstream) for upstream in self._upstreams]
+        if changed or upstreams != self._upstreams:
+            self._upstreams = upstreams
+            prober.aim(upstreams)
+        self.discovered = list(discovery.shown())
+        self._board.post_discovered(one for one in self.discovered if one.targets)
         self._board.post_probes(prober.probes)
         self.sightings = sightings(self._upstreams, self._board.reports(), prober.probes)
         self._measure()

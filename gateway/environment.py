@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.proxy.fence import Fence, place
+
 Role = Literal["all", "proxy", "admin"]
 Words = Annotated[list[str], NoDecode]
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,6 +100,13 @@ class Environment(BaseSettings):
     trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = []
     """Networks whose `X-Forwarded-*` fields are believed, `10.0.0.0/8,fd00::/8`. Others' are dropped."""
 
+    upstream_allow: Words = []
+    """Networks and host names (`169.254.20.10`, `*.example.com`) that upstreams may be at although a wider network of
+    `GATEWAY_UPSTREAM_DENY` or a [built-in one](discovery.md#where-upstreams-may-be) says otherwise."""
+    upstream_deny: Words = []
+    """Networks and host names that no upstream, and nothing a plugin calls, may be at, besides the built-in ones.
+    `0.0.0.0/0,::/0`: nowhere but at what `GATEWAY_UPSTREAM_ALLOW` names."""
+
     plugins: Words = PLUGINS
     """Plugin classes in the order they run, as dotted paths."""
     plugin_dir: Path | None = None
@@ -154,11 +163,25 @@ class Environment(BaseSettings):
     """Django's debug pages on the control plane. Never in production."""
 
     @field_validator(
-        "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "plugins", mode="before", check_fields=True
-    )
+        "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
+        mode="before", check_fields=True,
+    )  # fmt: skip
     @classmethod
     def _split(cls, value: object) -> object:
         return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+    @field_validator("upstream_allow", "upstream_deny")
+    @classmethod
+    def _places(cls, words: list[str]) -> list[str]:
+        for word in words:
+            place(word)
+        return words
+
+    @property
+    def fence(self) -> Fence:
+        """Where upstreams may be, as set here."""
+        own = {self.port} if self.role == "all" else {self.port, self.admin_port, self.status_port}
+        return Fence(self.upstream_allow, self.upstream_deny, own - {0}, self.bind)
 
 
 class BadEnvironment(SystemExit):

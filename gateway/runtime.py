@@ -33,6 +33,7 @@ from gateway.proxy.batcher import Batcher
 from gateway.proxy.board import Board
 from gateway.proxy.calls import Calls
 from gateway.proxy.credentials import Credentials
+from gateway.proxy.discovery import Discovered, Discovery
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.forward import Forwarder
@@ -43,7 +44,7 @@ from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
 from gateway.proxy.segments import spool_dir
 from gateway.proxy.sightings import Sighting
-from gateway.proxy.snapshot import Snapshot
+from gateway.proxy.snapshot import Snapshot, TargetSpec
 from gateway.proxy.table import RoutingTable
 from gateway.proxy.transport import Transports
 from gateway.proxy.watch import Watch
@@ -57,6 +58,8 @@ logger = logging.getLogger("gateway.runtime")
 
 POLL_S = 1.0
 HEARTBEAT_S = 10.0
+#: How long a configuration waits for the first targets of upstreams that have to find theirs.
+DISCOVERY_S = 1.0
 
 
 class Runtime:
@@ -72,13 +75,15 @@ class Runtime:
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
-        self.calls = Calls()
+        self.calls = Calls(environment.fence)
         self.resources = Resources(
             limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
         )
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
-        self.forwarder = Forwarder(Transports(), balancer, environment.max_body_bytes)
-        self.watch = Watch(self.forwarder.balancer, Board(environment.data_dir), worker)
+        self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
+        self.board = Board(environment.data_dir)
+        self.watch = Watch(self.forwarder.balancer, self.board, worker)
+        self.discovery = Discovery(self.calls, environment.fence, self._retarget)
         self.journal = Journal(
             spool_dir(environment.data_dir),
             str(worker),
@@ -111,12 +116,14 @@ class Runtime:
                 return
             await self.batcher.start()
             await self.journal.start()
+            with contextlib.suppress(TimeoutError):
+                self.discovery.recall(await asyncio.wait_for(asyncio.to_thread(self.board.discovered), DISCOVERY_S))
             try:
                 await self._refresh()
             except DatabaseUnavailable as error:
                 logger.warning("PostgreSQL is not available (%s): starting from the last good configuration", error)
             if self.pipeline.table is None:
-                self._load_from_disk()
+                await self._load_from_disk()
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._poll()), loop.create_task(self._listen())]
             if self.environment.role != "admin":
@@ -129,6 +136,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.discovery.aclose()
         if self._keeper is not None:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
@@ -194,7 +202,7 @@ class Runtime:
             self.error, self._refused = f"version {number}: {error}", (number, digest)
             await self._report()
             return False
-        self._swap(table, digest)
+        await self._swap(table, digest)
         self.error = ""
         self._apply_ms = (perf_counter() - begun) * 1000
         logger.info("serving configuration version %s (%d routes)", number, len(table.snapshot.routes))
@@ -204,13 +212,24 @@ class Runtime:
         snapshot = compile_document(document, self.registry, version=number) if document else Snapshot(number, digest)
         return RoutingTable(snapshot, self.registry, self.resources)
 
-    def _swap(self, table: RoutingTable, digest: str) -> None:
+    async def _swap(self, table: RoutingTable, digest: str) -> None:
+        if self.environment.role != "admin":
+            self.discovery.aim(table.snapshot.upstreams.values())
+            await self.discovery.settle(DISCOVERY_S)
+            table.retarget(self.discovery.applied)
         self.pipeline.table, self.digest = table, digest
         self.forwarder.retain(list(table.snapshot.upstreams.values()))
         metrics.config_version(table.version)
         # A table lives long and holds no cycles: walks of the collector through it would only stop the loop.
         gc.collect(1)
         gc.freeze()
+
+    def _retarget(self) -> None:
+        """Discovery found other targets: requests from now on go to those, connections to the others are closed."""
+        table = self.pipeline.table
+        if table is not None:
+            table.retarget(self.discovery.applied)
+            self.forwarder.retain(list(table.snapshot.upstreams.values()))
 
     def _keep(self, document: Mapping[str, Any], number: int, digest: str) -> None:
         """In a thread, for a disk may hang; then only the newest document waits for it."""
@@ -230,11 +249,11 @@ class Runtime:
             path = kept_path(self.environment.data_dir)
             logger.warning("the configuration could not be kept in %s: %s", path, error)
 
-    def _load_from_disk(self) -> None:
+    async def _load_from_disk(self) -> None:
         path = kept_path(self.environment.data_dir)
         try:
             document, number, digest = kept(self.environment.data_dir)
-            self._swap(self._table(document, number, digest), digest)
+            await self._swap(self._table(document, number, digest), digest)
         except FileNotFoundError:
             logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", path)
         except Exception as error:  # whatever the file or a plugin does: the worker starts, and goes on looking
@@ -318,6 +337,7 @@ class Runtime:
             "requests_in_flight": self.pipeline.in_flight,
             "front": self.front(),
             "upstreams_guarded": [*self.forwarder.guards.shown()],
+            "discovery": [_told(one) for one in self.discovery.shown()],
             "targets": [_shown(one) for one in self.watch.sightings(list(table.snapshot.upstreams.values()))]
             if table
             else [],
@@ -343,6 +363,13 @@ EMPTY_DOCUMENT: dict[str, Any] = {}
 def _shown(sighting: Sighting) -> dict[str, Any]:
     """Of one worker, so without what only a node can say."""
     return {name: value for name, value in asdict(sighting).items() if name != "ejected_by"}
+
+
+def _told(discovered: Discovered) -> dict[str, Any]:
+    at_s = discovered.refreshed_s
+    shown = {name: value for name, value in asdict(discovered).items() if name not in ("targets", "refreshed_s")}
+    addresses = [TargetSpec(0, *target).address for target in discovered.targets]
+    return {**shown, "refreshed_s_ago": round(time() - at_s, 1) if at_s else None, "targets": addresses}
 
 
 def _look(cursor: Moment | None) -> tuple[int, str, tuple[Moment, Changes]]:

@@ -102,6 +102,7 @@ class UpstreamAdmin(ConfigAdmin):
     search_fields = ("name", "targets__host", "tags")
     inlines = (TargetInline, PluginSettingInline)
     actions_detail = ("open_dashboard",)
+    readonly_fields = ("discovered",)
     fieldsets = (
         (None, {"fields": ("name", ("protocol", "balancing"), "tags")}),
         (
@@ -113,6 +114,17 @@ class UpstreamAdmin(ConfigAdmin):
                     ("sticky_cookie", "sticky_max_age_s"),
                     ("sticky_path", "sticky_same_site"),
                     ("sticky_secure", "sticky_http_only"),
+                )
+            },
+        ),
+        (
+            "Discovery of further targets",
+            {
+                "fields": (
+                    ("discovery", "discovered"),
+                    ("discovery_name", "discovery_port"),
+                    "discovery_resolver",
+                    ("discovery_url", "discovery_interval_ms"),
                 )
             },
         ),
@@ -197,6 +209,11 @@ class UpstreamAdmin(ConfigAdmin):
     def open_dashboard(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Its traffic, and what the workers say of its targets."""
         return redirect("dashboard:upstream", object_id)
+
+    @admin.display(description="found")
+    def discovered(self, upstream: Upstream) -> str:
+        found = Healths().discovery(upstream) if upstream.pk else None
+        return "" if found is None else f"{found.words} {', '.join(target.address for target in found.targets)}".strip()
 
     @admin.display(description="targets", ordering="targets_all")
     def target_count(self, upstream: Any) -> str:

@@ -1,4 +1,4 @@
-"""The plugins this process knows, as the control plane needs them to check settings."""
+"""What the control plane checks settings by: the plugins this process knows, and where upstreams may be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from django.conf import settings
 
 from gateway.plugins.registry import Registry
+from gateway.proxy.fence import Fence
 
 
 def registry() -> Registry:
@@ -16,6 +17,11 @@ def registry() -> Registry:
     files = sorted(directory.glob("*.py")) if directory is not None else []
     seen = tuple((str(file), file.stat().st_mtime_ns) for file in files)
     return _load(tuple(settings.ENVIRONMENT.plugins), directory, seen)
+
+
+def fence() -> Fence:
+    found: Fence = settings.ENVIRONMENT.fence
+    return found
 
 
 @lru_cache(maxsize=1)

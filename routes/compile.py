@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.plugins.registry import ConfigProblems, Registry
 from gateway.proxy import certificates
+from gateway.proxy.fence import Fence
+from gateway.proxy.fence import split as split_resolver
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import (
     BreakerPolicy,
     CarePolicy,
+    DiscoveryPolicy,
     EjectPolicy,
     FieldCondition,
     HashPolicy,
@@ -37,14 +41,17 @@ __all__ = ["CompileError", "Problem", "compile", "config_problems", "tls_problem
 
 
 def compile(  # noqa: A001 - the word of the design
-    document: Mapping[str, Any], registry: Registry, *, version: int = 0
+    document: Mapping[str, Any], registry: Registry, *, version: int = 0, fence: Fence | None = None
 ) -> Snapshot:
-    """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out."""
+    """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out.
+
+    `fence`: where something is saved. A worker serves what is live, and asks the fence when it connects.
+    """
     reading = read(document)
     configs, config_faults = _configs(reading, registry)
     problems = [
         *reading.problems,
-        *_upstreams(reading),
+        *_upstreams(reading, fence),
         *_routes(reading),
         *_twins(reading),
         *_scopes(reading, registry),
@@ -81,10 +88,13 @@ def _at(section: str, index: int, row: Row, field: Path, message: str, place: Pa
     return Problem(row, field, message, pointer((section, index, *(field if place is None else place))))
 
 
-def _upstreams(reading: Reading) -> Iterator[Problem]:
+def _upstreams(reading: Reading, fence: Fence | None) -> Iterator[Problem]:
     for index, entry in reading.upstreams.items():
         for path, message in tls_problems(entry.tls_ca, entry.tls_client_certificate, entry.tls_client_key):
             yield _at("upstreams", index, ("upstreams", entry.name), path, message)
+        if fence is not None:
+            for path, message in discovery_problems(entry.discovery_url, entry.discovery_resolver, fence):
+                yield _at("upstreams", index, ("upstreams", entry.name), path, message)
         seen: set[str] = set()
         for number, target in enumerate(entry.targets):
             if target.address in seen:
@@ -92,6 +102,9 @@ def _upstreams(reading: Reading) -> Iterator[Problem]:
                 place = ("targets", number)
                 yield _at("upstreams", index, row, (), "The same address is there twice.", place)
             seen.add(target.address)
+            if fence is not None and (fault := fence.fault(target.host, target.port)):
+                row = ("upstreams", entry.name, "targets", target.address)
+                yield _at("upstreams", index, row, ("host",), fault, ("targets", number, "host"))
 
 
 def _routes(reading: Reading) -> Iterator[Problem]:
@@ -160,6 +173,14 @@ _TLS_FIELDS = {"ca": "tls_ca", "certificate": "tls_client_certificate", "key": "
 def tls_problems(ca: str, certificate: str, key: str) -> list[tuple[Path, str]]:
     """(path, sentence) for each fault of an upstream's certificates."""
     return [((_TLS_FIELDS[part],), message) for part, message in certificates.faults(ca, certificate, key)]
+
+
+def discovery_problems(url: str, resolver: str, fence: Fence) -> list[tuple[Path, str]]:
+    """(path, sentence) where an upstream's targets would be asked for where nothing may be asked."""
+    parts, (host, _) = urlsplit(url), split_resolver(resolver)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found = [("discovery_url", fence.fault(parts.hostname or "", port)), ("discovery_resolver", fence.fault(host))]
+    return [((field,), message) for field, message in found if message]
 
 
 # --- plugin configs ---------------------------------------------------------------------------------------------------
@@ -232,7 +253,19 @@ def _upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:
         sticky=_sticky_policy(entry),
         slow_start_s=entry.slow_start_ms / 1000,
         care=_care_policy(entry),
+        discovery=_discovery_policy(entry),
     )
+
+
+def _discovery_policy(entry: UpstreamEntry) -> DiscoveryPolicy | None:
+    match entry.discovery:
+        case "dns":
+            return DiscoveryPolicy("dns", entry.discovery_name, entry.discovery_port, resolver=entry.discovery_resolver)
+        case "srv":
+            return DiscoveryPolicy("srv", entry.discovery_name, resolver=entry.discovery_resolver)
+        case "http":
+            return DiscoveryPolicy("http", url=entry.discovery_url, interval_s=entry.discovery_interval_ms / 1000)
+    return None
 
 
 def _care_policy(entry: UpstreamEntry) -> CarePolicy | None:

@@ -54,6 +54,9 @@ CookieName = Annotated[str, AfterValidator(syntax.cookie_name), WithJsonSchema(s
 CookiePath = Annotated[str, AfterValidator(syntax.cookie_path), WithJsonSchema(syntax.COOKIE_PATH_SCHEMA)]
 EjectStatuses = Annotated[str, AfterValidator(syntax.eject_statuses), WithJsonSchema(syntax.STATUSES_SCHEMA)]
 EjectOn = Annotated[list[Blame], AfterValidator(syntax.in_order), Field(max_length=len(BLAMES))]
+DiscoveryName = Annotated[str, AfterValidator(syntax.discovery_name), WithJsonSchema(syntax.SERVER_NAME_SCHEMA)]
+DiscoveryUrl = Annotated[str, AfterValidator(syntax.discovery_url), WithJsonSchema(syntax.DISCOVERY_URL_SCHEMA)]
+DiscoveryResolver = Annotated[str, AfterValidator(syntax.discovery_resolver), WithJsonSchema(syntax.PROBE_HOST_SCHEMA)]
 Conditions = dict[str, list[str]]
 
 
@@ -224,8 +227,28 @@ class UpstreamFields(Part):
     """Further attempts and hedges as a share of the requests, besides ten a second."""
     hedge_after_ms: int = Field(0, ge=0, le=600_000)
     """A GET that is not answered for so long goes to another target, too; the first answer counts. 0: never."""
+    discovery: Literal["none", "dns", "srv", "http"] = "none"
+    """Learn further targets: from a name's addresses, from SRV records, or from a JSON list of host, port, weight."""
+    discovery_name: DiscoveryName = Field("", validate_default=True)
+    """The name to ask for (dns, srv). Its TTL says how often."""
+    discovery_port: int = Field(0, ge=0, le=65535, validate_default=True)
+    """Port of all its addresses (dns)."""
+    discovery_url: DiscoveryUrl = Field("", max_length=2048, validate_default=True)
+    """Where to GET the list (http)."""
+    discovery_interval_ms: int = Field(10_000, ge=1_000, le=3_600_000)
+    """How often (http)."""
+    discovery_resolver: DiscoveryResolver = ""
+    """DNS server to ask, such as `127.0.0.1:8600` (dns, srv). Empty: the system's."""
     tags: Tags = []
     """For finding things; no effect on traffic."""
+
+    @field_validator("discovery_name", "discovery_port", "discovery_url")
+    @classmethod
+    def _discovered(cls, value: str | int, info: ValidationInfo) -> str | int:
+        kind, part = info.data.get("discovery"), (info.field_name or "").removeprefix("discovery_")
+        if not value and kind in {"name": ("dns", "srv"), "port": ("dns",), "url": ("http",)}[part]:
+            raise ValueError(f"discovery is {kind}: give the {part.replace('url', 'URL')}, too.")
+        return value
 
     @field_validator("retry_statuses")
     @classmethod

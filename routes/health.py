@@ -14,14 +14,18 @@ from typing import Any
 
 from django.db import connection
 from django.db.models.functions import Now
+from django.utils.timezone import now
 
+from gateway.proxy.discovery import Discovered, from_row, row_of
 from gateway.proxy.health import Probed
 from gateway.proxy.sightings import Key, Sighting
+from gateway.proxy.snapshot import TargetSpec
 from routes.models import Target, TargetReport, Upstream
 from routes.selectors import WORKER_GONE_S
 
 #: The worst word wins where nodes differ.
 _WORST = ("down", "ejected", "draining", "up")
+_WORST_DISCOVERY = ("failed", "stale", "waiting", "fresh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +71,53 @@ class Health:
         return ", ".join(filter(None, (self.blame, probe)))
 
 
-def report(node: str, sightings: Iterable[Sighting]) -> None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A target that discovery found."""
+
+    host: str
+    port: int
+    address: str
+    weight: int
+    priority: int
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryHealth:
+    """Of one upstream, by the node that sees it worst. `state`: also `unknown`, where no node reports."""
+
+    kind: str
+    source: str
+    state: str
+    error: str = ""
+    refreshed_at: datetime | None = None
+    nodes: int = 0
+    targets: tuple[Found, ...] = ()
+
+    @property
+    def badge(self) -> str:
+        return {"fresh": "ok", "stale": "warn", "failed": "bad"}.get(self.state, "muted")
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        ago = f", refreshed {(now() - self.refreshed_at).total_seconds():.0f} s ago" if self.refreshed_at else ""
+        wrong = f"; {self.state}: {self.error}" if self.error else ""
+        return f"discovered from {self.source}{ago}{wrong or '.'}"
+
+
+def report(node: str, sightings: Iterable[Sighting], discovered: Iterable[Discovered] = ()) -> None:
     """By a node's recorder. One statement."""
     rows = [asdict(sighting) for sighting in sightings]
     with connection.cursor() as cursor:
-        cursor.execute(_REPORT, [node, json.dumps(rows)])
+        cursor.execute(_REPORT, [node, json.dumps(rows), json.dumps([row_of(one) for one in discovered])])
 
 
 _REPORT = """
-    INSERT INTO routes_targetreport (node, targets, seen_at) VALUES (%s, %s, clock_timestamp())
-    ON CONFLICT (node) DO UPDATE SET targets = EXCLUDED.targets, seen_at = EXCLUDED.seen_at
+    INSERT INTO routes_targetreport (node, targets, discovered, seen_at) VALUES (%s, %s, %s, clock_timestamp())
+    ON CONFLICT (node) DO UPDATE
+    SET targets = EXCLUDED.targets, discovered = EXCLUDED.discovered, seen_at = EXCLUDED.seen_at
 """
 
 
@@ -85,8 +126,11 @@ class Healths:
 
     def __init__(self) -> None:
         self._seen: dict[Key, list[Sighting]] = {}
+        self._discovered: dict[str, list[Discovered]] = {}
         alive = TargetReport.objects.filter(seen_at__gt=Now() - timedelta(seconds=WORKER_GONE_S))
-        for rows in alive.order_by("node").values_list("targets", flat=True):
+        for rows, discovered in alive.order_by("node").values_list("targets", "discovered"):
+            for one in map(from_row, discovered):
+                self._discovered.setdefault(one.upstream, []).append(one)
             for row in rows:
                 sighting = _sighting(row)
                 self._seen.setdefault((sighting.upstream, sighting.address), []).append(sighting)
@@ -96,6 +140,43 @@ class Healths:
         if not target.enabled:
             return Health("disabled")
         return self.at(upstream.name, str(target), target.weight)
+
+    def discovery(self, upstream: Upstream) -> DiscoveryHealth | None:
+        """None: it has none."""
+        if upstream.discovery == upstream.Discovery.NONE:
+            return None
+        seen = [one for one in self._discovered.get(upstream.name, []) if one.kind == upstream.discovery]
+        if not seen:
+            return DiscoveryHealth(upstream.discovery, upstream.discovery_url or upstream.discovery_name, "unknown")
+        worst = min(seen, key=lambda one: _WORST_DISCOVERY.index(one.state))
+        named = dict.fromkeys(target for one in seen for target in one.targets)
+        specs = [TargetSpec(0, *target) for target in named]
+        found = [
+            Found(
+                one.host,
+                one.port,
+                one.address,
+                one.weight,
+                one.priority,
+                self.at(upstream.name, one.address, one.weight),
+            )
+            for one in specs
+        ]
+        refreshed_at = datetime.fromtimestamp(worst.refreshed_s, UTC) if worst.refreshed_s else None
+        return DiscoveryHealth(
+            worst.kind, worst.source, worst.state, worst.error, refreshed_at, len(seen), tuple(found)
+        )
+
+    def targets(self, upstream: Upstream) -> list[Target]:
+        """The configured ones, then those that discovery found: rows that are in no table."""
+        own = list(upstream.targets.all())
+        taken = {str(target) for target in own}
+        discovery = self.discovery(upstream)
+        found = [
+            Target(upstream=upstream, host=one.host, port=one.port, weight=one.weight)
+            for one in (discovery.targets if discovery else ())
+        ]
+        return [*own, *(target for target in found if str(target) not in taken)]
 
     def at(self, upstream: str, address: str, weight: int) -> Health:
         """Of an enabled target."""

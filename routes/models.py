@@ -12,7 +12,7 @@ from django.db.models import Q
 
 from gateway.proxy.snapshot import BLAMES
 from routes import catalogue, document
-from routes.compile import config_problems, tls_problems
+from routes.compile import config_problems, discovery_problems, tls_problems
 from routes.document import PluginFields, RouteFields, RouteUpstreamEntry, TargetFields, UpstreamFields
 from routes.problems import Row
 from routes.reading import address
@@ -52,6 +52,12 @@ class Upstream(ConfigRow):
     class Transport(models.TextChoices):
         NATIVE = "native", "Native: HTTP/1.1"
         HTTPX = "httpx", "httpx: HTTP/1.1, HTTP/2"
+
+    class Discovery(models.TextChoices):
+        NONE = "none", "None"
+        DNS = "dns", "DNS: addresses of a name"
+        SRV = "srv", "DNS: SRV records"
+        HTTP = "http", "HTTP: a JSON list"
 
     class Probe(models.TextChoices):
         NONE = "none", "None"
@@ -118,6 +124,12 @@ class Upstream(ConfigRow):
     retry_body_bytes = models.IntegerField(default=default(UpstreamFields, "retry_body_bytes"))
     retry_budget_percent = models.IntegerField(default=default(UpstreamFields, "retry_budget_percent"))
     hedge_after_ms = models.IntegerField(default=default(UpstreamFields, "hedge_after_ms"))
+    discovery = models.CharField(max_length=10, choices=Discovery, default=Discovery.NONE)
+    discovery_name = models.CharField(max_length=253, blank=True, default="")
+    discovery_port = models.IntegerField(default=default(UpstreamFields, "discovery_port"))
+    discovery_url = models.CharField("discovery URL", max_length=2048, blank=True, default="")
+    discovery_interval_ms = models.IntegerField(default=default(UpstreamFields, "discovery_interval_ms"))
+    discovery_resolver = models.CharField(max_length=260, blank=True, default="")
     tags = words(64)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -141,6 +153,9 @@ class Upstream(ConfigRow):
             models.CheckConstraint(condition=Q(eject_on__contained_by=list(BLAMES)), name="upstream_eject_on_known"),
             models.CheckConstraint(condition=Q(transport__in=["native", "httpx"]), name="upstream_transport_known"),
             models.CheckConstraint(condition=Q(probe__in=["none", "http", "tcp"]), name="upstream_probe_known"),
+            models.CheckConstraint(
+                condition=Q(discovery__in=["none", "dns", "srv", "http"]), name="upstream_discovery_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -148,7 +163,9 @@ class Upstream(ConfigRow):
 
     def clean(self) -> None:
         super().clean()
-        if faults := tls_problems(self.tls_ca, self.tls_client_certificate, self.tls_client_key):
+        faults = tls_problems(self.tls_ca, self.tls_client_certificate, self.tls_client_key)
+        faults += discovery_problems(self.discovery_url, self.discovery_resolver, catalogue.fence())
+        if faults:
             raise field_errors(faults)
 
     @property
@@ -184,6 +201,11 @@ class Target(ConfigRow):
 
     def __str__(self) -> str:
         return address(self.host, self.port)
+
+    def clean(self) -> None:
+        super().clean()
+        if fault := catalogue.fence().fault(self.host, self.port):
+            raise field_errors([(("host",), fault)])
 
     @property
     def row(self) -> Row:
@@ -354,6 +376,11 @@ class TargetReport(models.Model):
 
     node = models.CharField(max_length=64, unique=True)
     targets = models.JSONField(help_text="A list of `gateway.proxy.sightings.Sighting`, as plain values.")
+    discovered = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        help_text="A list of `gateway.proxy.discovery.Discovered`, as plain values.",
+    )
     seen_at = models.DateTimeField()
 
     class Meta:

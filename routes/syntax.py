@@ -12,6 +12,7 @@ from ipaddress import IPv6Address
 from pathlib import PurePosixPath
 from typing import Any
 
+from gateway.plugins.endpoints import check_url
 from gateway.proxy.patterns import Pattern
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -49,6 +50,7 @@ PROBE_PATH_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 1000, "patte
 PROBE_HOST_SCHEMA: dict[str, Any] = {
     "type": "string", "maxLength": 259, "pattern": rf"^({_HOST_PATTERN}(:[1-9][0-9]{{0,3}})?)?$",
 }  # fmt: skip
+DISCOVERY_URL_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 2048, "pattern": r"^(https?://[!-~]+)?$"}
 METHOD_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$"}
 HASH_HEADER_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 100, "pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"}
 COOKIE_NAME_SCHEMA = HASH_HEADER_SCHEMA
@@ -155,6 +157,19 @@ def probe_host(text: str) -> str:
     if not found or not 0 < int(found[2] or 1) <= 65535:
         raise ValueError(f"'{text}': write a host as in example.com or example.com:8080.")
     return route_host(found[1]) + (f":{found[2]}" if found[2] else "")
+
+
+def discovery_name(text: str) -> str:
+    return host_name(text) if text else ""
+
+
+def discovery_url(text: str) -> str:
+    return check_url(text) if text else ""
+
+
+def discovery_resolver(text: str) -> str:
+    """`host`, `host:port` or `[::1]:port`."""
+    return probe_host(text)
 
 
 def statuses(text: str) -> str:

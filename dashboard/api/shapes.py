@@ -171,6 +171,7 @@ class ProbeStatus(Answer):
 
 class TargetStatus(Answer):
     id: int
+    """0: discovered."""
     address: str
     weight: int
     enabled: bool

@@ -92,14 +92,14 @@ def _upstream(upstream: Upstream, share: selectors.Share | None, healths: Health
         requests=share.requests if share else 0,
         server_errors=share.server_errors if share else 0,
         error_share=share.server_errors / share.requests if share else None,
-        targets=[_target(target, healths.of(upstream, target)) for target in upstream.targets.all()],
+        targets=[_target(target, healths.of(upstream, target)) for target in healths.targets(upstream)],
     )
 
 
 def _target(target: Target, health: Health) -> shapes.TargetStatus:
     probe = health.probe
     return shapes.TargetStatus(
-        id=target.pk,
+        id=target.pk or 0,
         address=str(target),
         weight=target.weight,
         enabled=target.enabled,

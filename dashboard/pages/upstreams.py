@@ -78,7 +78,7 @@ class Upstreams(Page):
         rows = [
             Row(
                 upstream,
-                aims(upstream, upstream.targets.all(), healths),
+                aims(upstream, healths.targets(upstream), healths),
                 len(upstream.branches.all()),
                 days[upstream.pk],
             )
@@ -100,13 +100,15 @@ class UpstreamDetail(Page):
     def get_context_data(self, **context: Any) -> dict[str, Any]:
         upstream = self.upstream
         branches = list(upstream.branches.select_related("route").order_by("route__name"))
-        targets = list(upstream.targets.all())
+        healths = Healths()
+        targets = healths.targets(upstream)
         usage = breakdown.targets(upstream.pk, [branch.route_id for branch in branches], self.now)
-        former = former_weights([target.pk for target in targets if not target.weight])
+        former = former_weights([target.pk for target in targets if target.pk and not target.weight])
         return super().get_context_data(
             title=upstream.name,
             upstream=upstream,
-            aims=aims(upstream, targets, Healths(), usage, former),
+            aims=aims(upstream, targets, healths, usage, former),
+            discovery=healths.discovery(upstream),
             branches=branches,
             sampled=sum(one.requests for one in usage.values()),
             gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},

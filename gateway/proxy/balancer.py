@@ -34,11 +34,13 @@ Tell = Callable[[Key, Standing], None]
 
 
 class Group:
-    """The targets of one upstream that have a weight. `wary`: a request must be looked at. `sole`: there is one."""
+    """The targets of one upstream that have a weight. `wary`: a request must be looked at. `first`: those of the lowest
+    priority; others wait until none of them is well. `sole`: the only one of them.
+    """
 
     __slots__ = (
-        "_asks", "_hashing", "_listen", "_tell", "_troubled", "choose", "clock", "members", "sole", "sticky",
-        "upstream", "wary",
+        "_asks", "_hashing", "_listen", "_tell", "_troubled", "choose", "clock", "first", "members", "sole",
+        "sticky", "upstream", "wary",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +55,8 @@ class Group:
         self.upstream = upstream
         self.members = members
         self.clock = clock
-        self.sole = members[0] if len(members) == 1 else None
+        self.first = _nearest(members)
+        self.sole = self.first[0] if len(self.first) == 1 else None
         self._tell = tell
         self._listen = listen
         self._hashing = Hashing(upstream.hashing, members) if upstream.balancing == "consistent-hashing" else None
@@ -81,7 +84,7 @@ class Group:
 
     def pick(self, tried: Collection[str], exchange: Exchange | None = None) -> TargetState:
         """Looks at each. Raises NoTarget, NoHealthyTarget."""
-        states = self._usable(tried) if self._troubled or tried else self.members
+        states = self._usable(tried) if self._troubled or tried else self.first
         state = None
         if self._asks and exchange is not None and self.sticky is not None:
             state = self.sticky.named(states, exchange)
@@ -102,15 +105,16 @@ class Group:
         self._troubled = ramping or not fine
         self.wary = self._troubled or self._asks
         if fine and not tried:
-            return list(members) if ramping else members
+            return list(self.first) if ramping else self.first
         alive = [state for state in members if not state.down]
         if not alive:
             raise NoHealthyTarget(headers=[(b"retry-after", b"%d" % self._retry_after_s())])
         # All that are alive are ejected: when the others went down or were removed. Better those than none.
         usable = [state for state in alive if health.takes(state.standing, now_s)] or alive
         usable = [state for state in usable if state.target.address not in tried] or usable
+        nearest = _nearest(usable)
         # What hangs is known only when its time limit runs out: until then not all requests go the same way.
-        return [one for one in usable if not health.suspect(one.standing, one.in_flight, policy)] or usable
+        return [one for one in nearest if not health.suspect(one.standing, one.in_flight, policy)] or nearest
 
     def _ramp(self, now_s: float) -> bool:
         """Moves the weights of those that start slowly. Whether there are any."""
@@ -137,6 +141,15 @@ class Group:
         if probe is None:
             return 1
         return min(RETRY_AFTER_MAX_S, ceil((probe.down_interval_s or probe.interval_s) * probe.healthy_after))
+
+
+def _nearest(states: Sequence[TargetState]) -> Sequence[TargetState]:
+    """Those of the lowest priority; the same object where all have one."""
+    if not states:
+        return states
+    lowest = min(state.target.priority for state in states)
+    found = [state for state in states if state.target.priority == lowest]
+    return states if len(found) == len(states) else found
 
 
 class Balancer:
@@ -175,7 +188,7 @@ class Balancer:
             group = self._group(upstream)
         if group.wary or tried:
             return group.pick(tried, exchange)
-        return group.sole or group.choose(group.members)
+        return group.sole or group.choose(group.first)
 
     def cookie(self, upstream: UpstreamSpec, state: TargetState, exchange: Exchange) -> Pair | None:
         """The Set-Cookie that brings the client back to the target that answered it, if it needs one."""

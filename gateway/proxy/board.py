@@ -3,6 +3,7 @@
     health/probes.json              by the recorder: what its probes found
     health/worker-<n>-<pid>.json    by each worker: what its traffic shows
     health/ejected-<n>-<pid>.json   by each worker: the targets it has ejected, for the others and for its successor
+    health/discovered.json          by the recorder: what discovery found last; also counts when it is old
 
 Plain files, so it works whatever else is down. Each is replaced whole, and counts only while it is renewed: whoever
 died has nothing more to say. Nothing here raises for a disk that is full, or for a file that holds nonsense.
@@ -16,10 +17,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeVar
 
+from gateway.proxy.discovery import Discovered, from_row, row_of
 from gateway.proxy.health import Probed, Standing
 from gateway.proxy.sightings import Key, Report
 
@@ -32,7 +35,7 @@ STALE_S = 10.0
 RENEW_S = 2.0
 #: And one of a worker is left over.
 GONE_S = 60.0
-PROBES = "probes"
+PROBES, DISCOVERED = "probes", "discovered"
 
 
 class Board:
@@ -62,6 +65,12 @@ class Board:
     def probes(self, stale_s: float = STALE_S) -> dict[Key, Probed]:
         rows = self._read(self._path(PROBES), stale_s, lambda row: ((row[0], row[1]), Probed(**row[2])))
         return dict(rows)
+
+    def post_discovered(self, discovered: Iterable[Discovered]) -> None:
+        self._post(DISCOVERED, [row_of(one) for one in discovered])
+
+    def discovered(self) -> list[Discovered]:
+        return self._read(self._path(DISCOVERED), inf, from_row)
 
     def reports(self) -> list[Report]:
         """Of all workers."""
@@ -99,7 +108,7 @@ class Board:
         try:
             said = json.loads(path.read_bytes())
             age_s = self._clock() - said["at_s"]  # negative: of before the machine started
-            return [build(row) for row in said["rows"]] if 0 <= age_s <= stale_s else []
+            return [build(row) for row in said["rows"]] if 0 <= age_s <= stale_s or stale_s == inf else []
         except (OSError, ValueError, TypeError, LookupError):  # none yet, or another version's while a node is rolled
             return []
 

@@ -9,6 +9,7 @@ import httpx
 from gateway.plugins.endpoints import Endpoint, Reply
 from gateway.proxy.answer import AnswerStream
 from gateway.proxy.errors import UpstreamBroke
+from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.headers import Pair, end_to_end
 from gateway.proxy.messages import NO_BODY, UpstreamRequest
 from gateway.proxy.transport import Transports
@@ -17,8 +18,8 @@ from gateway.proxy.transport import Transports
 class Calls:
     """One per worker. Pools are apart from those of the traffic, which go with the configuration."""
 
-    def __init__(self) -> None:
-        self._transports = Transports()
+    def __init__(self, fence: Fence = FENCE) -> None:
+        self._transports = Transports(fence)
 
     async def call(
         self,

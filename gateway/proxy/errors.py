@@ -18,6 +18,7 @@ GatewayError                      status  code                     outcome
     ├── UpstreamBusy              503     upstream_busy            upstream_busy
     ├── CircuitOpen               503     circuit_open             circuit_open
     ├── ConnectFailed             502     upstream_unreachable     upstream_unreachable
+    ├── UpstreamForbidden         502     upstream_forbidden       upstream_forbidden
     ├── UpstreamBroke             502     upstream_broke           upstream_broke
     └── UpstreamTimeout           504     upstream_timeout         upstream_timeout
 
@@ -41,7 +42,7 @@ OUTCOMES: frozenset[str] = frozenset({
     "token_missing", "token_invalid", "token_expired", "rate_limited", "rejected",
     "plugin_failed", "redis_unavailable", "credentials_unavailable",
     "no_target", "no_healthy_target", "upstream_busy", "circuit_open",
-    "upstream_unreachable", "upstream_broke", "upstream_timeout",
+    "upstream_unreachable", "upstream_forbidden", "upstream_broke", "upstream_timeout",
     "upstream_error", "client_closed", "internal_error",
 })  # fmt: skip
 
@@ -171,6 +172,14 @@ class ConnectFailed(UpstreamError):
     detail = "No connection to the upstream could be made."
 
 
+class UpstreamForbidden(UpstreamError):
+    """The target is where no upstream may be (`fence.py`): nothing was sent, and the target is not to blame."""
+
+    status, code, title = 502, "upstream_forbidden", "Upstream forbidden"
+    detail = "The upstream is at an address that this gateway may not connect to. The gateway's log names it."
+    safe_to_retry = True
+
+
 class UpstreamBroke(UpstreamError):
     """The connection died, or what came over it was not valid HTTP. Bytes may have been processed."""
 
@@ -218,6 +227,7 @@ PROXY_STATUS = {
     "upstream_busy": b"connection_limit_reached",
     "circuit_open": b"destination_unavailable",
     "upstream_unreachable": b"connection_refused",
+    "upstream_forbidden": b"destination_ip_prohibited",
     "upstream_broke": b"http_response_incomplete",
     "upstream_timeout": b"http_response_timeout",
 }

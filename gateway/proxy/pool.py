@@ -12,6 +12,7 @@ One timer sweeps all deadlines; it runs when the earliest may have passed, not o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from math import inf
@@ -19,6 +20,7 @@ from math import inf
 from .certificates import tls_context
 from .connection import Connection
 from .errors import ConnectFailed, UpstreamBusy, UpstreamError, UpstreamTimeout
+from .fence import FENCE, Fence
 from .snapshot import TargetSpec, UpstreamSpec
 
 #: Idle connections are closed after this, or a second before the upstream's own `Keep-Alive: timeout=` runs out.
@@ -57,10 +59,11 @@ class Pool:
     """`open`, `idle`, `in_use` and `waiting` are for status pages."""
 
     def __init__(
-        self, target: TargetSpec, upstream: UpstreamSpec, timeouts: Timeouts, keep_alive_s: float, max_waiting: int
-    ) -> None:
+        self, target: TargetSpec, upstream: UpstreamSpec, timeouts: Timeouts, keep_alive_s: float, max_waiting: int,
+        fence: Fence = FENCE,
+    ) -> None:  # fmt: skip
         self.target, self.upstream, self.timeouts = target, upstream, timeouts
-        self.keep_alive_s, self.max_waiting = keep_alive_s, max_waiting
+        self.keep_alive_s, self.max_waiting, self._fence = keep_alive_s, max_waiting, fence
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._opening = 0  # being opened, or promised to one who waited
@@ -165,11 +168,20 @@ class Pool:
         host, tls, name = self.target.host, None, None
         if self.upstream.protocol == "https":
             tls = tls_context(self.upstream.tls)
-            name = self.upstream.tls.server_name or ("localhost" if host.startswith("unix:") else host)
+            name = self.upstream.tls.server_name or (
+                "localhost" if host.startswith("unix:") else self.target.name or host
+            )
         if host.startswith("unix:"):
             await loop.create_unix_connection(lambda: connection, host[5:], ssl=tls, server_hostname=name)
-        else:
-            await loop.create_connection(lambda: connection, host, self.target.port, ssl=tls, server_hostname=name)
+            return
+        *others, last = await self._fence.addresses(host, self.target.port)
+        for address in others:
+            with contextlib.suppress(OSError):
+                await loop.create_connection(
+                    lambda: connection, address, self.target.port, ssl=tls, server_hostname=name
+                )
+                return
+        await loop.create_connection(lambda: connection, last, self.target.port, ssl=tls, server_hostname=name)
 
     def _give_back(self, connection: Connection | None) -> None:
         """What a waiter was served and cannot use."""

@@ -16,6 +16,7 @@ from time import monotonic, time
 import httpx
 
 from gateway.proxy.errors import GatewayError, UpstreamTimeout
+from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.health import Probed, probed
 from gateway.proxy.sightings import Key
 from gateway.proxy.snapshot import ProbePolicy, TargetSpec, UpstreamSpec
@@ -34,10 +35,13 @@ class Prober:
     `changed` is called when a target goes down or comes up.
     """
 
-    def __init__(self, known: Mapping[Key, Probed], changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, known: Mapping[Key, Probed], changed: Callable[[], None] = lambda: None, fence: Fence = FENCE
+    ) -> None:
         self.probes: dict[Key, Probed] = {}
         self._known = dict(known)
         self._changed = changed
+        self._fence = fence
         self._loops: dict[Key, tuple[object, asyncio.Task[None]]] = {}
 
     def aim(self, upstreams: Iterable[UpstreamSpec]) -> None:
@@ -69,7 +73,7 @@ class Prober:
         await asyncio.sleep(random() * min(policy.interval_s, SPREAD_S))  # noqa: S311 (not a secret)
         while True:
             begun_s = monotonic()
-            fault = await probe(upstream, target, policy)
+            fault = await probe(upstream, target, policy, self._fence)
             took_s = monotonic() - begun_s
             before = self.probes.get(key, Probed())
             after = probed(before, policy, fault=fault, at_s=time(), took_ms=round(took_s * 1000, 2))
@@ -86,13 +90,13 @@ class Prober:
         await asyncio.gather(*loops, return_exceptions=True)
 
 
-async def probe(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy) -> str:
+async def probe(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy, fence: Fence = FENCE) -> str:
     """What is wrong with the target, for people; empty if nothing is."""
     try:
         async with asyncio.timeout(policy.timeout_s):
             if policy.kind == "tcp":
-                return await _connects(target)
-            return await _answers(upstream, target, policy)
+                return await _connects(target, fence)
+            return await _answers(upstream, target, policy, fence)
     except (TimeoutError, UpstreamTimeout):
         return f"No answer within {policy.timeout_s * 1000:.0f} ms."
     except GatewayError as error:
@@ -102,20 +106,26 @@ async def probe(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy)
         return _words(error)
 
 
-async def _connects(target: TargetSpec) -> str:
+async def _connects(target: TargetSpec, fence: Fence) -> str:
     if target.host.startswith("unix:"):
         _, writer = await asyncio.open_unix_connection(target.host.removeprefix("unix:"))
     else:
-        _, writer = await asyncio.open_connection(target.host, target.port)
+        *others, last = await fence.addresses(target.host, target.port)
+        for address in others:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection(address, target.port)
+                break
+        else:
+            _, writer = await asyncio.open_connection(last, target.port)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
     return ""
 
 
-async def _answers(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy) -> str:
+async def _answers(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy, fence: Fence) -> str:
     limit_s = policy.timeout_s
-    transport = transport_to(target, upstream, Timeouts(limit_s, limit_s, limit_s, 0.0, limit_s))
+    transport = transport_to(target, upstream, Timeouts(limit_s, limit_s, limit_s, 0.0, limit_s), fence)
     host = policy.host.encode("ascii") or target.authority
     fields = [(b"host", host), (b"user-agent", b"hydragate-probe"), (b"accept", b"*/*"), (b"connection", b"close")]
     extensions = {"target": policy.path.encode("ascii")}

@@ -19,6 +19,9 @@ class TargetSpec:
     host: str  # a name, an IPv4 or IPv6 address without brackets, or `unix:/path`
     port: int  # 0 for a unix socket
     weight: int  # share of traffic; 0 is drained: in the table, gets nothing
+    name: str = ""  # to ask for, in Host and over TLS, where `host` is an address that was looked up; empty: the host
+    priority: int = 0  # others get nothing while one of the lowest is well
+    discovered: bool = False  # learnt, not configured
 
     address: str = field(init=False)  # `host:port`, `[::1]:port` or `unix:/path`: the target's identity
     authority: bytes = field(init=False)  # for the Host field: without a default port, `localhost` for a unix socket
@@ -27,7 +30,8 @@ class TargetSpec:
         host = f"[{self.host}]" if ":" in self.host else self.host
         local = self.host.startswith("unix:")
         address = self.host if local else f"{host}:{self.port}"
-        authority = "localhost" if local else host if self.port in (80, 443) else address
+        called = self.name or host
+        authority = "localhost" if local else called if self.port in (80, 443) else f"{called}:{self.port}"
         object.__setattr__(self, "address", address)
         object.__setattr__(self, "authority", authority.encode("ascii" if authority.isascii() else "idna"))
 
@@ -116,6 +120,24 @@ class ProbePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscoveryPolicy:
+    """Where an upstream's further targets are learnt from (`discovery.py`)."""
+
+    kind: Literal["dns", "srv", "http"]
+    name: str = ""  # dns, srv
+    port: int = 0  # dns
+    url: str = ""  # http
+    interval_s: float = 10.0  # http
+    resolver: str = ""  # `host:port`; empty: the system's
+
+    @property
+    def source(self) -> str:
+        """For people."""
+        at = f" at {self.resolver}" if self.resolver else ""
+        return self.url or f"{self.name}{f':{self.port}' if self.port else ''}{at}"
+
+
+@dataclass(frozen=True, slots=True)
 class TlsSpec:
     """For `https`. PEM texts; what is empty is not there."""
 
@@ -148,6 +170,7 @@ class UpstreamSpec:
     sticky: StickyPolicy | None = None
     slow_start_s: float = 0.0  # how long a target that comes up, or is new, takes to its full weight
     care: CarePolicy | None = None
+    discovery: DiscoveryPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,12 @@ from collections.abc import AsyncIterator
 from math import inf
 from typing import Any
 
+import httpcore
 import httpx
 
 from .certificates import tls_context
 from .errors import BadRequest, ConnectFailed, GatewayError, UpstreamBroke, UpstreamBusy, UpstreamError, UpstreamTimeout
+from .fence import FENCE, Fence
 from .headers import Pairs
 from .messages import IDEMPOTENT, NO_BODY, UpstreamResponse, body_of
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Timeouts
@@ -62,10 +64,11 @@ class StockTransport(httpx.AsyncBaseTransport):
         timeouts: Timeouts | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
         max_waiting: int = MAX_WAITING,
+        fence: Fence = FENCE,
     ) -> None:
         self._target, self._upstream = target, upstream
         self.timeouts = timeouts or Timeouts.of(upstream)
-        self._keep_alive_s, self._max_waiting = keep_alive_s, max_waiting
+        self._keep_alive_s, self._max_waiting, self._fence = keep_alive_s, max_waiting, fence
         self._places = asyncio.Semaphore(upstream.max_connections)
         self._generation: Generation | None = None
         self._closed = False
@@ -114,10 +117,20 @@ class StockTransport(httpx.AsyncBaseTransport):
         if self._upstream.http2:
             pairs = [pair for pair in pairs if pair[0] not in _NOT_IN_HTTP2]
         extensions = {"target": request.extensions["target"], "timeout": sending.limits, "trace": sending.trace}
-        if self._upstream.tls.server_name:
-            extensions["sni_hostname"] = self._upstream.tls.server_name
+        if name := self._upstream.tls.server_name or self._target.name:
+            extensions["sni_hostname"] = name
         stream = NO_BODY if sending.body is None else sending
         return httpx.Request(request.method, self._url, headers=pairs, stream=stream, extensions=extensions)
+
+    async def check(self, stream: httpcore.AsyncNetworkStream) -> None:
+        """Of a connection just made, before a byte is sent. Raises UpstreamForbidden."""
+        place = stream.get_extra_info("server_addr")
+        if isinstance(place, tuple):  # a unix socket has a text
+            try:
+                self._fence.check(place[0], place[1], self._target.host)
+            except UpstreamError:
+                await stream.aclose()
+                raise
 
     async def _take_place(self, deadline_s: float) -> None:
         """Raises UpstreamBusy."""
@@ -183,6 +196,8 @@ class Sending(httpx.AsyncByteStream):
             if self._given_up:
                 raise asyncio.CancelledError
             self._begun = True
+        elif event.endswith("connect_tcp.complete"):
+            await self._owner.check(info["return_value"])
         elif event.endswith("response_closed.started"):
             self._unclosed = True
         elif event.endswith("response_closed.complete"):

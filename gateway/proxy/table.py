@@ -1,4 +1,5 @@
-"""The routing table: a Snapshot made ready to serve. Built aside, swapped in by one assignment, never changed.
+"""The routing table: a Snapshot made ready to serve. Built aside, swapped in by one assignment, then changed in one way
+only: discovery puts an upstream with other targets in the place of the one before.
 
 A route leads to one of its weighted upstreams; each such **branch** has its own chain of plugin hooks, because settings
 may be scoped to an upstream. Settings scoped to a consumer make **variants** of a branch, compiled when the consumer
@@ -8,7 +9,7 @@ first calls. The most specific setting of a plugin wins whole; settings are not 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
@@ -90,14 +91,23 @@ class CompiledRoute:
 class RoutingTable:
     """Everything a request needs to be decided."""
 
-    __slots__ = ("index", "snapshot", "version")
+    __slots__ = ("_branches", "index", "snapshot", "version")
 
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         """Raises whatever a plugin's `__init__` raises: the caller keeps the table it has."""
         self.snapshot = snapshot
         self.version = snapshot.version
         compiler = _Compiler(snapshot, registry, resources)
-        self.index: Index[CompiledRoute] = Index((route, compiler.route(route)) for route in snapshot.routes)
+        routes = [(route, compiler.route(route)) for route in snapshot.routes]
+        self._branches = [branch for _, route in routes for branch in route.branches]
+        self.index: Index[CompiledRoute] = Index(routes)
+
+    def retarget(self, now: Callable[[UpstreamSpec], UpstreamSpec]) -> None:
+        """`now`: an upstream as it is now, the same object if nothing has changed. Requests under way keep theirs."""
+        upstreams = {name: now(upstream) for name, upstream in self.snapshot.upstreams.items()}
+        self.snapshot = replace(self.snapshot, upstreams=upstreams)
+        for branch in self._branches:
+            branch.upstream = upstreams[branch.upstream.name]
 
 
 class Settings:

@@ -8,8 +8,8 @@ Request    target: raw bytes in `extensions["target"]`; fields as they are in `h
            body: `stream`, by `content-length`, else by `transfer-encoding: chunked`; NO_BODY or neither field: none.
 Answer     `httpx.Response` with lower-cased `headers.raw`. Iterate `response.stream` (or take `stream.whole()`), and
            always `aclose()`. After 101: `extensions["network_stream"]` is a Tunnel, for as long as it stays open.
-Errors     ConnectFailed, UpstreamBusy, UpstreamBroke, UpstreamTimeout (`phase`: connect, send, first_byte, idle,
-           total), each with `safe_to_retry`; and whatever the request's own stream raises.
+Errors     ConnectFailed, UpstreamForbidden, UpstreamBusy, UpstreamBroke, UpstreamTimeout (`phase`: connect, send,
+           first_byte, idle, total), each with `safe_to_retry`; and whatever the request's own stream raises.
 
 The keep-alive race is lost silently: an idempotent request without a body that dies on a used connection before a byte
 of the answer is sent once more on a fresh one.
@@ -26,6 +26,7 @@ import httpx
 from .answer import Tunnel, UpstreamAnswer
 from .connection import Connection
 from .errors import GatewayError, UpstreamBroke, UpstreamError
+from .fence import FENCE, Fence
 from .headers import Pairs
 from .messages import IDEMPOTENT, NO_BODY, UpstreamResponse, body_of
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Pool, Timeouts
@@ -52,8 +53,9 @@ class TargetTransport(httpx.AsyncBaseTransport):
         timeouts: Timeouts | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
         max_waiting: int = MAX_WAITING,
+        fence: Fence = FENCE,
     ) -> None:
-        self.pool = Pool(target, upstream, timeouts or Timeouts.of(upstream), keep_alive_s, max_waiting)
+        self.pool = Pool(target, upstream, timeouts or Timeouts.of(upstream), keep_alive_s, max_waiting, fence)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         method, pairs = request.method, request.headers.raw
@@ -94,23 +96,26 @@ class TargetTransport(httpx.AsyncBaseTransport):
 Transport = TargetTransport | StockTransport
 
 
-def transport_to(target: TargetSpec, upstream: UpstreamSpec, timeouts: Timeouts | None = None) -> Transport:
+def transport_to(
+    target: TargetSpec, upstream: UpstreamSpec, timeouts: Timeouts | None = None, fence: Fence = FENCE
+) -> Transport:
     """The one the upstream asks for."""
     kind = StockTransport if upstream.transport == "httpx" else TargetTransport
-    return kind(target, upstream, timeouts=timeouts)
+    return kind(target, upstream, timeouts=timeouts, fence=fence)
 
 
 class Transports:
     """All pools of a worker. They outlive configurations: a pool is kept while its key is."""
 
-    def __init__(self) -> None:
+    def __init__(self, fence: Fence = FENCE) -> None:
+        self.fence = fence
         self._transports: dict[Hashable, Transport] = {}
 
     def get(self, upstream: UpstreamSpec, target: TargetSpec) -> Transport:
         key = transport_key(upstream, target)
         transport = self._transports.get(key)
         if transport is None:
-            transport = self._transports[key] = transport_to(target, upstream)
+            transport = self._transports[key] = transport_to(target, upstream, fence=self.fence)
         return transport
 
     def retain(self, keys: Iterable[Hashable]) -> None:
@@ -128,6 +133,7 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
     """Everything a pool was made from: where it connects to, and how. Not names, ids, weights or balancing."""
     return (
         target.address,
+        target.name,
         upstream.protocol,
         upstream.tls,
         upstream.transport,

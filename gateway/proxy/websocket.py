@@ -8,6 +8,7 @@ for each connection would hold 32 to 300 kB for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from time import perf_counter
@@ -19,7 +20,7 @@ from websockets.typing import Subprotocol
 
 from gateway.proxy.balancer import TargetState
 from gateway.proxy.certificates import tls_context
-from gateway.proxy.errors import ConnectFailed, UpstreamBroke, UpstreamError, UpstreamTimeout
+from gateway.proxy.errors import ConnectFailed, UpstreamBroke, UpstreamError, UpstreamForbidden, UpstreamTimeout
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import VIA, Forwarder, request_headers, request_target
 from gateway.proxy.headers import Pairs, append_token, end_to_end
@@ -74,7 +75,7 @@ class UpstreamSocket:
                     raise
                 state.broke(trouble, False)
                 tried.add(state.target.address)
-                if exchange.tries > upstream.retries or not isinstance(trouble, ConnectFailed):
+                if exchange.tries > upstream.retries or not isinstance(trouble, ConnectFailed | UpstreamForbidden):
                     raise trouble from error
                 continue
             self._answered(exchange, state, 101)
@@ -104,14 +105,25 @@ class UpstreamSocket:
     async def _opened(
         self, upstream: UpstreamSpec, target: TargetSpec, host: bytes, path: bytes, pairs: Pairs
     ) -> ClientConnection:
-        secure = upstream.protocol == "https"
-        place: dict[str, Any] = {"host": target.host, "port": target.port}
         if target.host.startswith("unix:"):
-            place = {"unix": True, "path": target.host[5:]}
+            return await self._at({"unix": True, "path": target.host[5:]}, upstream, target, host, path, pairs)
+        async with asyncio.timeout(upstream.connect_timeout_s):
+            *others, last = await self._forwarder.transports.fence.addresses(target.host, target.port)
+        for address in others:
+            with contextlib.suppress(OSError):
+                return await self._at({"host": address, "port": target.port}, upstream, target, host, path, pairs)
+        return await self._at({"host": last, "port": target.port}, upstream, target, host, path, pairs)
+
+    async def _at(
+        self, place: dict[str, Any], upstream: UpstreamSpec, target: TargetSpec, host: bytes, path: bytes, pairs: Pairs
+    ) -> ClientConnection:
+        secure = upstream.protocol == "https"
         if secure:
             local = target.host.startswith("unix:")
             place["ssl"] = tls_context(upstream.tls)
-            place["server_hostname"] = upstream.tls.server_name or ("localhost" if local else target.host)
+            place["server_hostname"] = upstream.tls.server_name or (
+                "localhost" if local else target.name or target.host
+            )
         return await connect(
             f"{'wss' if secure else 'ws'}://{host.decode('latin-1')}{path.decode('ascii')}",
             additional_headers=[
@@ -134,6 +146,8 @@ class UpstreamSocket:
 
 
 def _translated(error: BaseException) -> UpstreamError | None:
+    if isinstance(error, UpstreamForbidden):
+        return error
     if isinstance(error, TimeoutError):
         trouble = UpstreamTimeout()
         trouble.phase = "first_byte"

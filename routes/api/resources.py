@@ -16,8 +16,8 @@ from gateway.api.lists import Filter, Listing
 from keys.models import Consumer
 from routes import masking
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
-from routes.catalogue import registry
-from routes.compile import config_problems, tls_problems
+from routes.catalogue import fence, registry
+from routes.compile import config_problems, discovery_problems, tls_problems
 from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
 from routes.problems import Path
@@ -143,11 +143,14 @@ class Upstreams(Resource[Upstream]):
     def faults(self, entry: UpstreamWrite, row: Upstream | None) -> Found:
         full, faults = self._full(entry, row)
         yield from faults or tls_problems(full.tls_ca, full.tls_client_certificate, full.tls_client_key)
+        yield from discovery_problems(entry.discovery_url, entry.discovery_resolver, fence())
         seen: set[tuple[str, int]] = set()
         for index, target in enumerate(entry.targets):
             if (target.host, target.port) in seen:
                 yield ("targets", index), "The same address is there twice."
             seen.add((target.host, target.port))
+            if fault := fence().fault(target.host, target.port):
+                yield ("targets", index, "host"), fault
 
     def conflicts(self, entry: UpstreamWrite, row: Upstream | None, names: Names) -> Found:
         return _taken(entry, row, names.upstreams)
@@ -213,6 +216,10 @@ class Targets(Resource[Target]):
 
     def represent(self, row: Target) -> dict[str, Any]:
         return show_target(row)
+
+    def faults(self, entry: TargetWrite, row: Target | None) -> Found:
+        if fault := fence().fault(entry.host, entry.port):
+            yield ("host",), fault
 
     def conflicts(self, entry: TargetWrite, row: Target | None, names: Names) -> Found:
         twins = Target.objects.filter(upstream=self.upstream, host=entry.host, port=entry.port)

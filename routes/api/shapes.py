@@ -64,6 +64,30 @@ class UpstreamRead(UpstreamFields):
     updated_at: datetime
 
 
+class FoundTarget(Part):
+    address: str
+    weight: int
+    priority: int
+    """Of SRV records: others get nothing while one of the lowest is well."""
+    state: Literal["up", "draining", "drained", "down", "ejected", "unknown"]
+
+
+class DiscoveryRead(Part):
+    """What the nodes found, by the one that sees it worst."""
+
+    type: Literal["none", "dns", "srv", "http"]
+    source: str
+    state: Literal["none", "waiting", "fresh", "stale", "failed", "unknown"]
+    """`stale`: the last look failed, the targets known before are used. `failed`: there was never a good answer."""
+    error: str
+    """Of the last look; empty: it was good."""
+    refreshed_at: datetime | None
+    """The last good answer."""
+    nodes: int
+    """So many nodes report it."""
+    targets: list[FoundTarget]
+
+
 class BranchWrite(RouteUpstreamEntry):
     """An upstream of a route, with its share of the traffic."""
 

@@ -11,6 +11,7 @@ from routes.api.whole import RouteRows
 urlpatterns = [
     path("upstreams", views.UpstreamRows.as_view(), name="upstreams"),
     path("upstreams/<str:ref>", views.UpstreamRow.as_view(), name="upstream"),
+    path("upstreams/<str:ref>/discovery", views.UpstreamDiscovery.as_view(), name="upstream-discovery"),
     path("upstreams/<str:upstream>/targets", views.TargetRows.as_view(), name="targets"),
     path("upstreams/<str:upstream>/targets/<str:ref>", views.TargetRow.as_view(), name="target"),
     path("routes", RouteRows.as_view(), name="routes"),

@@ -19,6 +19,7 @@ from routes.api import examples
 from routes.api.edit import WAIT_S, editing, tell
 from routes.api.resources import Resource, Routes, Settings, Targets, Upstreams
 from routes.api.shapes import (
+    DiscoveryRead,
     RouteRead,
     RouteWrite,
     SettingRead,
@@ -28,6 +29,7 @@ from routes.api.shapes import (
     UpstreamRead,
     UpstreamWrite,
 )
+from routes.health import Healths
 
 WAIT = OpenApiParameter(
     "wait", str, enum=["0", "1"], description="1: answer when all workers serve the version, in `X-Config-Applied`."
@@ -154,6 +156,28 @@ class UpstreamRows(Rows):
 @_upstream
 class UpstreamRow(Row):
     model, resource = Upstreams.model, Upstreams()
+
+
+class UpstreamDiscovery(ConfigView):
+    model = Upstreams.model
+
+    @extend_schema(
+        summary="Show what discovery found",
+        parameters=[OpenApiParameter("ref", str, OpenApiParameter.PATH, description="Name or id of the upstream.")],
+        responses=DiscoveryRead,
+    )
+    def get(self, request: Request, ref: str) -> Response:
+        check_parameters(request, ())
+        found = Healths().discovery(Upstreams().find(ref))
+        shown = {"type": "none", "source": "", "state": "none", "error": "", "refreshed_at": None, "nodes": 0}
+        targets: list[dict[str, Any]] = []
+        if found is not None:
+            shown = {"type": found.kind} | {name: getattr(found, name) for name in list(shown)[1:]}
+            targets = [
+                {"address": one.address, "weight": one.weight, "priority": one.priority, "state": one.health.state}
+                for one in found.targets
+            ]
+        return Response({**shown, "targets": targets})
 
 
 def targets_of(upstream: str) -> Resource[Any]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.proxy.discovery import Discovered
+from gateway.proxy.sightings import Sighting
+from routes import health
+
 UPSTREAM = {"name": "users", "targets": [{"host": "10.0.0.1", "port": 80}, {"host": "10.0.0.2", "port": 80}]}
 ROUTE = {"name": "users", "paths": ["/users/*"], "upstreams": [{"name": "users"}]}
 
@@ -155,3 +159,45 @@ def test_the_trail_says_who_changed_what_from_what(call, users, admin):
     entry = LogEntry.objects.order_by("-pk")[0]
     assert entry.get_change_message() == "Deleted route “users”."
     assert '"paths": ["/users/*"]' in entry.change_message
+
+
+def test_a_target_where_no_upstream_may_be_is_refused_at_its_field(call, users):
+    forbidden = {"host": "169.254.169.254", "port": 80}
+    answer = call("POST", "/upstreams", {"name": "metadata", "targets": [{"host": "10.0.0.1", "port": 80}, forbidden]})
+    assert (answer.status_code, faults(answer)[0][0]) == (422, "/targets/1/host")
+    answer = call("POST", "/upstreams/users/targets", forbidden)
+    assert (answer.status_code, faults(answer)[0][0]) == (422, "/host")
+    assert "cloud's metadata service" in faults(answer)[0][1]
+
+
+def test_what_discovery_found_is_shown(call, users):
+    nothing = {
+        "type": "none",
+        "source": "",
+        "state": "none",
+        "error": "",
+        "refreshed_at": None,
+        "nodes": 0,
+        "targets": [],
+    }
+    assert call("GET", "/upstreams/users/discovery").json() == nothing
+    answer = call("PATCH", "/upstreams/users", {"discovery": "dns", "discovery_name": "Users.test"})
+    assert faults(answer) == [("/discovery_port", "discovery is dns: give the port, too.")]
+    made = call("PATCH", "/upstreams/users", {"discovery": "dns", "discovery_name": "Users.test", "discovery_port": 80})
+    assert (made.status_code, made.json()["discovery_name"]) == (200, "users.test")
+    assert call("GET", "/upstreams/users/discovery").json()["state"] == "unknown"
+    found = (("10.0.0.9", 80, 100, "users.test", 0),)
+    said = Discovered("users", "dns", "users.test:80", "stale", "No answer within 10 s.", 60.0, found)
+    health.report("n1", [Sighting("users", "10.0.0.9:80", "down", 60.0, 0, 0, 0, None, None)], [said])
+    assert call("GET", "/upstreams/users/discovery").json() == {
+        "type": "dns", "source": "users.test:80", "state": "stale", "error": "No answer within 10 s.",
+        "refreshed_at": "1970-01-01T00:01:00Z", "nodes": 1,
+        "targets": [{"address": "10.0.0.9:80", "weight": 100, "priority": 0, "state": "down"}],
+    }  # fmt: skip
+    assert call("GET", "/upstreams/nobody/discovery").status_code == 404
+
+
+def test_a_source_where_nothing_may_be_asked_is_refused_at_its_field(call, users):
+    for field, value in (("discovery_url", "http://169.254.169.254/x"), ("discovery_resolver", "[fe80::1]:53")):
+        answer = call("PATCH", "/upstreams/users", {field: value})
+        assert (answer.status_code, faults(answer)[0][0]) == (422, f"/{field}")

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 from dashboard.shipping import ship
+from gateway.proxy.discovery import Discovered
 from gateway.proxy.health import Probed
 from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import UpstreamSpec
@@ -123,3 +127,26 @@ def test_others_see_nothing(client):
     client.force_login(staff())
     for url in (LIST, detail()):
         assert client.get(url).status_code == 403
+
+
+def test_what_discovery_found_and_when(operator, traffic):
+    Upstream.objects.filter(name="users").update(discovery="dns", discovery_name="users.test", discovery_port=80)
+    page = operator.get(detail())
+    assert page.context["discovery"].state == "unknown"
+    up = Sighting("users", "10.9.9.9:80", "up", 60.0, 0, 0, 42, 17.0, None)
+    refreshed_s = timezone.now().timestamp() - 3
+    found = Discovered(
+        "users", "dns", "users.test:80", "fresh", "", refreshed_s, (("10.9.9.9", 80, 100, "users.test", 0),)
+    )
+    health.report("n1", [up], [found])
+    traffic()
+    text = operator.get(detail()).content.decode()
+    assert re.search(r"discovered from <code>users.test:80</code>, refreshed <time[^>]*>\d s ago", text)
+    for shown in ("10.9.9.9:80", ">42<", "discovered</span>"):
+        assert shown in text, shown
+    [row] = [row for row in operator.get(LIST).context["rows"] if row.upstream.name == "users"]
+    assert [aim.address for aim in row.aims][-1] == "10.9.9.9:80"
+    health.report("n2", [up], [replace(found, state="stale", error="No answer.")])
+    page = operator.get(detail())
+    assert (page.context["discovery"].state, page.context["discovery"].nodes) == ("stale", 2)
+    assert "The targets known before are used." in page.content.decode()

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.urls import reverse
 
+from gateway.proxy.discovery import Discovered
 from gateway.proxy.health import Probed
 from gateway.proxy.sightings import Sighting
 from routes import health, selectors, services, versions
@@ -325,3 +326,14 @@ def test_a_large_version_is_a_file_and_a_small_one_a_page(client, monkeypatch):
     content = client.get(page).content
     assert b"format: 1" not in content
     assert b"Download as YAML" in content
+
+
+def test_an_upstream_is_shown_with_what_discovery_found(client):
+    upstream = Upstream.objects.first()
+    Upstream.objects.filter(pk=upstream.pk).update(discovery="srv", discovery_name="_http._tcp.users.test")
+    found = Discovered(
+        upstream.name, "srv", "_http._tcp.users.test", "fresh", "", time(), (("10.0.0.9", 80, 1, "", 0),)
+    )
+    health.report("n", [], [found])
+    page = client.get(url("upstream", "change", upstream.pk)).content.decode()
+    assert re.search(r"discovered from _http._tcp.users.test, refreshed \d s ago. 10.0.0.9:80", page)

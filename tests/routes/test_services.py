@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 from redis import Redis
@@ -260,3 +261,23 @@ def test_heartbeats_do_not_move_the_time_of_applying(configured):
     after = selectors.workers().get()
     assert after.applied_at == before.applied_at
     assert after.seen_at > before.seen_at
+
+
+def test_a_target_where_no_upstream_may_be_is_refused_by_every_writer(environment, settings):
+    """What is live keeps working: workers ask when they connect."""
+    document = {"format": 1, "upstreams": [{"name": "up", "targets": [{"host": "10.0.0.1", "port": 80}]}]}
+    services.replace(document, **WHO)
+    settings.ENVIRONMENT = environment.model_copy(update={"upstream_deny": ["10.0.0.0/8"]})
+    with pytest.raises(CompileError) as caught:
+        services.replace(document, **WHO)
+    [problem] = caught.value.problems
+    assert (problem.pointer, problem.row) == (
+        "/upstreams/0/targets/0/host",
+        ("upstreams", "up", "targets", "10.0.0.1:80"),
+    )
+    assert problem.message.startswith("10.0.0.1 is in 10.0.0.0/8 of GATEWAY_UPSTREAM_DENY")
+    with pytest.raises(ValidationError, match="GATEWAY_UPSTREAM_DENY"):
+        Target(upstream=Upstream.objects.get(), host="10.0.0.2", port=80).full_clean()
+    with services.change(**WHO) as change:  # who mends something else is let, and told what remains
+        Upstream.objects.create(name="other")
+    assert change.remaining == caught.value.problems

@@ -29,7 +29,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         os.nice(BEHIND_WORKERS)
         environment = settings.ENVIRONMENT
-        spool, watcher = Spool(spool_dir(environment.data_dir)), Watcher(environment.data_dir)
+        spool, watcher = Spool(spool_dir(environment.data_dir)), Watcher(environment.data_dir, environment.fence)
         recorder = Recorder(spool, environment.node, environment.usage_retention_days, watcher)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
