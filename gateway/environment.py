@@ -33,6 +33,7 @@ PLUGINS = [
     "gateway.plugins.websocket_limits.WebsocketLimits",
     "gateway.plugins.opa.Opa",
     "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]

@@ -39,6 +39,10 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"limits": [{"limit": 5, "window": "1m"}, {"limit": 9, "window": 60, "algorithm": "token-bucket", "burst": 2}]},
         {"limits": [{"limit": 5, "window": 1.5}], "second": None, "error_message": ""},
     ],
+    "request-validation": [
+        {"body_schema": '{"type": "object"}', "parameter_schema": [{"in": "query", "name": "a", "schema": "{}"}]},
+        {"openapi": '{"openapi": "3.1.0", "paths": {}}', "verbose_response": False},
+    ],
     "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"},
                             {"http_method": "POST"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
