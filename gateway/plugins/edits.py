@@ -10,6 +10,10 @@ The order is Kong's, with `set` added: remove, rename, replace, set, add, append
 | `set`     | `name:value` in any case; repeats become one                             |
 | `add`     | `name:value` if there is none by that name                               |
 | `append`  | `name:value` as one more                                                 |
+
+Values are templates (`gateway.plugins.templates`), filled before the first edit is made: `remove` may take away what
+`set` still reads. A value whose place has nothing to fill it, or that would bring control characters into a field, is
+none: `set` and `replace` then take the field away, whoever wrote it, and `add` and `append` do nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +24,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from gateway.plugins import templates
 from gateway.plugins.base import PluginConfig
+from gateway.plugins.templates import Template
 from gateway.proxy import headers
+from gateway.proxy.exchange import Exchange
 
 MAX_EDITS = 100
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §5.6.2
 _BLANKS = " \t"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_name(name: str, *, host: bool = False) -> str:
@@ -51,9 +59,18 @@ def check_pair(pair: str, *, host: bool = False) -> str:
     return pair
 
 
+def check_request_pair(pair: str) -> str:
+    """With a template for its value."""
+    return templates.check(check_pair(pair), templates.REQUEST)
+
+
 def check_host_pair(pair: str) -> str:
     """A pair that may also be `Host`."""
-    return check_pair(pair, host=True)
+    return templates.check(check_pair(pair, host=True), templates.REQUEST)
+
+
+def check_answer_pair(pair: str) -> str:
+    return templates.check(check_pair(pair), templates.ANSWER)
 
 
 def check_rename(pair: str) -> str:
@@ -79,14 +96,41 @@ class HeaderRenames(PluginConfig):
 
 
 class HeaderPairs(PluginConfig):
-    headers: tuple[Annotated[_Text, AfterValidator(check_pair)], ...] = Field((), max_length=MAX_EDITS)
-    """`name:value` for header fields."""
+    headers: tuple[Annotated[_Text, AfterValidator(check_request_pair)], ...] = Field((), max_length=MAX_EDITS)
+    """`name:value` for header fields; the value is a template."""
+
+
+class AnswerPairs(HeaderPairs):
+    headers: tuple[Annotated[_Text, AfterValidator(check_answer_pair)], ...] = Field((), max_length=MAX_EDITS)
+    """`name:value` for header fields; the value is a template."""
 
 
 def split_pairs(pairs: Iterable[str]) -> list[tuple[str, str]]:
     """`name:value` texts as pairs without surrounding blanks."""
     halves = (pair.partition(":") for pair in pairs)
     return [(name.strip(_BLANKS), value.strip(_BLANKS)) for name, _, value in halves]
+
+
+Templates = list[tuple[bytes, Template]]
+Values = list[tuple[bytes, bytes | None]]
+
+
+def templates_of(pairs: Iterable[tuple[str, str]]) -> Templates:
+    return [(name.encode(), Template(value)) for name, value in pairs]
+
+
+class FilledValues:
+    """What `replace`, `set`, `add` and `append` write, in this order; ready where no template has to be filled."""
+
+    def __init__(self, *words: Templates) -> None:
+        self._words = words
+        fixed = all(template.constant is not None for word in words for _, template in word)
+        self._fixed = [[(name, template.constant) for name, template in word] for word in words] if fixed else None
+
+    def fill(self, exchange: Exchange) -> list[Values]:
+        if self._fixed is not None:
+            return self._fixed
+        return [[(name, template.fill(exchange)) for name, template in word] for word in self._words]
 
 
 class HeaderEdits:
@@ -104,25 +148,36 @@ class HeaderEdits:
     ) -> None:
         self._remove = frozenset(name.lower().encode() for name in remove.headers)
         self._rename = [(old.lower().encode(), new.lower().encode()) for old, new in split_pairs(rename.headers)]
-        self._replace, self._put = _fields(replace), _fields(put)
-        self._add, self._append = _fields(add), _fields(append)
+        self._values = FilledValues(*(_fields(word) for word in (replace, put, add, append)))
 
-    def apply(self, pairs: headers.Pairs) -> None:
+    def apply(self, pairs: headers.Pairs, exchange: Exchange) -> None:
+        replace, put, add, append = self._values.fill(exchange)
         if self._remove:
             pairs[:] = [pair for pair in pairs if pair[0] not in self._remove]
         for old, new in self._rename:
             if headers.get(pairs, old) is not None:
                 pairs[:] = [(new if name == old else name, v) for name, v in pairs if name != new or old == new]
-        for name, value in self._replace:
+        for name, value in replace:
             if headers.get(pairs, name) is not None:
-                headers.put(pairs, name, value)
-        for name, value in self._put:
-            headers.put(pairs, name, value)
-        for name, value in self._add:
+                _put(pairs, name, value)
+        for name, value in put:
+            _put(pairs, name, value)
+        for name, value in add:
             if headers.get(pairs, name) is None:
-                pairs.append((name, value))
-        pairs += self._append
+                _append(pairs, name, value)
+        for name, value in append:
+            _append(pairs, name, value)
 
 
-def _fields(pairs: HeaderPairs) -> headers.Pairs:
-    return [(name.lower().encode(), value.encode()) for name, value in split_pairs(pairs.headers)]
+def _put(pairs: headers.Pairs, name: bytes, value: bytes | None) -> None:
+    headers.remove(pairs, name)
+    _append(pairs, name, value)
+
+
+def _append(pairs: headers.Pairs, name: bytes, value: bytes | None) -> None:
+    if value is not None and not _CONTROL_BYTES.search(value):
+        pairs.append((name, value.strip(b" \t")))
+
+
+def _fields(pairs: HeaderPairs) -> Templates:
+    return templates_of((name.lower(), value) for name, value in split_pairs(pairs.headers))

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -169,6 +169,7 @@ class Verified:
     fields: headers.Pairs
     subject: int
     keys: int  # the key set it was checked with, as the set counts them
+    claims: dict[str, Any]
     found: Credential | None = None
     credential: Credential | None = None
 
@@ -283,7 +284,8 @@ class Jwt(Plugin):
         values = [(name, claims.at(said, claim)) for claim, name in self._set]
         fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
         subject = claims.subject(said.get("iss", ""), identity)
-        return Verified(ends_s, identity, groups, fields, subject, self._key_set.changes if self._key_set else 0)
+        changes = self._key_set.changes if self._key_set else 0
+        return Verified(ends_s, identity, groups, fields, subject, changes, said)
 
     async def _admit_later(
         self, exchange: Exchange, verified: Verified, finding: Awaitable[Credential | Refusal]
@@ -308,6 +310,7 @@ class Jwt(Plugin):
             exchange.headers += credential.fields
             exchange.credential = credential if verified.identity else None
             exchange.consumer = credential.consumer if verified.identity or verified.groups else None
+        exchange.claims = verified.claims
         exchange.headers += verified.fields
 
     def _drop_claims(self, exchange: Exchange) -> None:

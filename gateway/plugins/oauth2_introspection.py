@@ -15,7 +15,7 @@ from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus, urlencode
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
@@ -97,6 +97,7 @@ class Told:
     groups: frozenset[str]
     scopes: frozenset[str]
     subject: int
+    claims: dict[str, Any]
 
 
 class Oauth2Introspection(Plugin):
@@ -208,7 +209,8 @@ class Oauth2Introspection(Plugin):
             return None
         kept_s = now_s + self.config.ttl_s
         subject = claims.subject(str(said.get("iss", "")), identity)
-        return Told(kept_s if ends_s is None else min(ends_s, kept_s), identity, groups, scopes, subject)
+        ends_s = kept_s if ends_s is None else min(ends_s, kept_s)
+        return Told(ends_s, identity, groups, scopes, subject, said)
 
     async def _identify(self, exchange: Exchange, told: Told) -> None:
         found: Credential | Refusal | Awaitable[Credential | Refusal] | None = None
@@ -226,6 +228,7 @@ class Oauth2Introspection(Plugin):
             consumer = Consumer(0, told.identity, groups=told.groups)
         if self.config.hide_credentials:
             self._places.hide(exchange)
+        exchange.claims = told.claims
         credential = Credential("oauth2", told.subject, told.identity, consumer, told.scopes)
         exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in _OWNED]
         exchange.headers += credential.fields

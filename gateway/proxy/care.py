@@ -92,12 +92,13 @@ class Attempts:
         self, exchange: Exchange, upstream: UpstreamSpec, care: CarePolicy, guard: Guard, balancer: Balancer
     ) -> None:
         self.exchange, self.upstream, self.care, self.guard, self.balancer = exchange, upstream, care, guard, balancer
+        self.method = exchange.upstream_method or exchange.method
         self.tried: set[str] = set()
 
     async def run(self, make: Make, dial: Dial, body: Kept | None, deadline_s: float) -> Got:
         """Raises UpstreamError: the last attempt's."""
         self.guard.budget.request()
-        hedged = self.care.hedge_s and self.exchange.method == "GET" and body is None and len(self.upstream.targets) > 1
+        hedged = self.care.hedge_s and self.method == "GET" and body is None and len(self.upstream.targets) > 1
         while True:
             got: Got | None = None
             try:
@@ -127,7 +128,7 @@ class Attempts:
         return error.safe_to_retry and error.phase in ("", "connect")
 
     def _may_repeat(self) -> bool:
-        return self.care.retry_all or self.exchange.method in IDEMPOTENT
+        return self.care.retry_all or self.method in IDEMPOTENT
 
     def _again(self, body: Kept | None) -> bool:
         if self.exchange.tries > self.upstream.retries or (body is not None and not body.whole):

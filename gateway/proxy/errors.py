@@ -54,6 +54,7 @@ class GatewayError(Exception):
     code: str = "internal_error"
     title: ClassVar[str] = "The gateway failed"
     detail: str = "The gateway could not handle this request."
+    errors: Sequence[dict[str, str]] = ()  # all that is wrong, where that is more than one sentence
 
     def __init__(self, detail: str = "", *, headers: Headers = ()) -> None:
         super().__init__(detail or self.detail)
@@ -206,6 +207,7 @@ def problem(error: GatewayError, instance: str) -> tuple[int, list[tuple[bytes, 
             "instance": instance,
             "code": error.code,
             "message": error.detail,
+            **({"errors": error.errors} if error.errors else {}),
         },
         ensure_ascii=False,
     ).encode()

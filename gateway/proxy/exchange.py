@@ -65,6 +65,9 @@ class Answer:
     body: bytes = b""
 
 
+_NO_CLAIMS: dict[str, Any] = {}
+
+
 class Exchange:
     """Plain attributes, no behaviour: the pipeline tells the story.
 
@@ -83,6 +86,7 @@ class Exchange:
         "bytes_out",
         "cache_status",
         "chain",
+        "claims",
         "client_ip",
         "config_version",
         "consumer",
@@ -118,6 +122,7 @@ class Exchange:
         "tries",
         "upstream",
         "upstream_head_s",
+        "upstream_method",
         "upstream_path",
         "upstream_query",
         "wall_s",
@@ -161,7 +166,9 @@ class Exchange:
         self.path_tail = ""  # what a pattern's final `/*` matched, with its leading slash
         self.consumer: Consumer | None = None
         self.credential: Credential | None = None
+        self.claims: dict[str, Any] = _NO_CLAIMS  # of the verified token; never changed
         self.upstream: UpstreamSpec | None = None
+        self.upstream_method = ""  # another than the client's, when a plugin says so
         self.upstream_path: bytes | None = None
         self.upstream_query: bytes | None = None
         self.target = ""  # address of the target that answered, or was tried last

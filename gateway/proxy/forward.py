@@ -46,9 +46,10 @@ class Forwarder:
         assert route is not None
         own_host, pairs = request_headers(exchange, route)
         path = request_target(exchange, route)
+        method = exchange.upstream_method or exchange.method
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         if upstream.care is not None:
-            await self._carefully(exchange, upstream, upstream.care, own_host, pairs, path, body)
+            await self._carefully(exchange, upstream, upstream.care, own_host, pairs, method, path, body)
             return
         tried: set[str] | tuple[()] = ()
         extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
@@ -60,7 +61,7 @@ class Forwarder:
             exchange.target = target.address
             exchange.tries += 1
             host = (b"host", own_host or target.authority)
-            request = UpstreamRequest(exchange.method, [host, *pairs], body, extensions)
+            request = UpstreamRequest(method, [host, *pairs], body, extensions)
             try:
                 await self._attempt(exchange, upstream, state, request)
                 return
@@ -71,7 +72,7 @@ class Forwarder:
 
     async def _carefully(
         self, exchange: Exchange, upstream: UpstreamSpec, care: CarePolicy, own_host: bytes, pairs: fields.Pairs,
-        path: bytes, stream: httpx.AsyncByteStream,
+        method: str, path: bytes, stream: httpx.AsyncByteStream,
     ) -> None:  # fmt: skip
         extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
         if upstream.total_timeout_s:
@@ -80,7 +81,7 @@ class Forwarder:
 
         def make(state: TargetState) -> httpx.Request:
             host = (b"host", own_host or state.target.authority)
-            return UpstreamRequest(exchange.method, [host, *pairs], stream if kept is None else kept, extensions)
+            return UpstreamRequest(method, [host, *pairs], stream if kept is None else kept, extensions)
 
         guard = self.guards.of(upstream, care)
         await guard.ceiling.enter(deadline_of(extensions))

@@ -121,8 +121,58 @@ def test_a_later_plugin_that_drops_origin_does_not_take_the_permission(make, exc
 
 
 @pytest.mark.parametrize(
+    ("named", "origin", "allowed"),
+    [
+        ("https://*.example.com", b"https://app.example.com", True),
+        ("https://*.example.com", b"https://A.b.Example.com", True),
+        ("https://*.example.com", b"https://example.com", False),
+        ("https://*.example.com", b"http://app.example.com", False),
+        ("https://*.example.com", b"https://app.example.com:8443", False),
+        ("https://*.example.com", b"https://app.example.com.evil.example", False),
+        ("https://*.example.com", b"https://evil.example/.example.com", False),
+        ("https://*.example.com", b"https://app.exampleXcom", False),
+        ("http://localhost:*", b"http://localhost:3000", True),
+        ("http://localhost:*", b"http://localhost", True),
+        ("http://localhost:*", b"http://localhost:3000.evil.example", False),
+        (r"^https://(a|b)\.example\.com", b"https://b.example.com", True),
+        (r"^https://(a|b)\.example\.com", b"https://b.example.com.evil.example", False),
+        (r"^https://(a|b)\.example\.com", b"https://c.example.com", False),
+        (r"^https://(a|b)\.example\.com", b"\xff", False),
+    ],
+)
+def test_wildcards_and_regular_expressions_fit_the_whole_origin(make, exchange_of, named, origin, allowed) -> None:
+    plugin = make("cors", {"origins": ["https://other.example", named], "credentials": True})
+    exchange = exchange_of(headers=[(b"origin", origin)])
+    plugin.access(exchange)
+    plugin.response(exchange)
+    said = headers.get(exchange.response_headers, b"access-control-allow-origin")
+    assert said == (origin if allowed else None)
+    assert headers.get(exchange.response_headers, b"vary") == b"Origin"
+    assert (b"access-control-allow-methods" in answered(plugin, preflight(exchange_of, origin))) is allowed
+
+
+def test_requests_without_an_origin_may_be_left_alone(make, exchange_of) -> None:
+    plugin = make("cors", {"allow_origin_absent": False})
+    for sent, fields in (
+        ([], [(b"vary", b"Origin")]),
+        ([(b"origin", PAGE)], [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")]),
+    ):
+        exchange = exchange_of(headers=sent)
+        plugin.access(exchange)
+        plugin.response(exchange)
+        assert exchange.response_headers == fields
+
+
+@pytest.mark.parametrize(
     "config",
     [
+        {"origins": ["^.*$"], "credentials": True},
+        {"origins": ["^https?://.*"], "credentials": True},
+        {"origins": ["^("]},
+        {"origins": ["^(?=a)b"]},
+        {"origins": ["https://*"]},
+        {"origins": ["https://a.*.example"]},
+        {"origins": ["https://*example.com"]},
         {"credentials": True},
         {"origins": ["*", "https://a.example"]},
         {"origins": []},

@@ -6,7 +6,8 @@ import pytest
 
 from gateway.plugins.registry import ConfigProblems
 from gateway.proxy import headers
-from gateway.proxy.errors import PluginFailed
+from gateway.proxy.errors import BadRequest, PluginFailed
+from gateway.proxy.exchange import Consumer
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,61 @@ def test_set_may_change_the_host(make, exchange_of) -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("/t/$(consumer.username)/{id}", b"/t/ann%2F%20b/7"),
+        ("/$(query_params.q)/*", b"/a%0D%0Ab/x%2Fy"),
+        ('/$(headers["x-none"] or "all")', b"/all"),
+    ],
+)
+def test_templates_in_the_path_are_encoded(make, exchange_of, template, path) -> None:
+    exchange = exchange_of(
+        query=b"q=a%0d%0ab", path_params={"id": "7"}, path_tail="/x%2Fy", consumer=Consumer(1, "ann/ b")
+    )
+    make("request-transformer", {"path": template}).access(exchange)
+    assert exchange.upstream_path == path
+
+
+@pytest.mark.parametrize(
+    ("template", "query"),
+    [
+        ("/a/$(query_params.q)/b", b"q=.."), ("/a/.$(query_params.q)/b", b"q=."), ("/a/$(query_params.q)", b""),
+        ("/a/$(query_params.q)", b"q="), ("/a/$(query_params.q)/b", b"q=..%2f.."),
+    ],
+)  # fmt: skip
+def test_what_a_client_sends_cannot_leave_the_path_or_be_missing_in_it(make, exchange_of, template, query) -> None:
+    with pytest.raises(BadRequest):
+        make("request-transformer", {"path": template}).access(exchange_of(query=query))
+
+
+def test_templates_read_what_the_edits_take_away(make, exchange_of) -> None:
+    plugin = make("request-transformer", {
+        "remove": {"headers": ["Authorization"], "querystring": ["t"]},
+        "set": {"headers": ["X-Was: $(headers.authorization)", "X-T: <$(query_params.t)>"],
+                "querystring": ["auth:$(headers.authorization)"]},
+    })  # fmt: skip
+    exchange = exchange_of(query=b"t=a%20b", headers=[(b"authorization", b"Basic x")])
+    plugin.access(exchange)
+    assert exchange.headers == [(b"x-was", b"Basic x"), (b"x-t", b"<a b>")]
+    assert exchange.upstream_query == b"auth=Basic%20x"
+
+
+@pytest.mark.parametrize("query", [b"", b"u=a%0d%0aX-Admin:%20yes", b"u=%00", b"u=a%7f"])
+def test_no_value_or_a_dangerous_one_takes_the_field_away_also_the_clients_own(make, exchange_of, query) -> None:
+    edits = {"set": {"headers": ["X-User:$(query_params.u)"]}, "append": {"headers": ["X-B:$(query_params.u)"]}}
+    exchange = exchange_of(query=query, headers=[(b"x-user", b"forged")])
+    make("request-transformer", edits).access(exchange)
+    assert exchange.headers == []
+
+
+@pytest.mark.parametrize(("sent", "upstream"), [("GET", "POST"), ("HEAD", "")])
+def test_the_method_is_changed_upstream_and_stays_in_the_records(make, exchange_of, sent, upstream) -> None:
+    exchange = exchange_of(sent)
+    make("request-transformer", {"http_method": "POST"}).access(exchange)
+    assert (exchange.method, exchange.upstream_method) == (sent, upstream)
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"path": "v2"},
@@ -95,6 +151,12 @@ def test_set_may_change_the_host(make, exchange_of) -> None:
         {"path": "/*/a"},
         {"path": "/%zz"},
         {"path": "/a\n"},
+        {"path": "/$(headers)"},
+        {"path": "/$$(a)"},
+        {"path": "/$(response_headers.etag)"},
+        {"set": {"headers": ["a:$(claim.sub)"]}},
+        {"set": {"querystring": ["a:$(headers.x"]}},
+        {"http_method": "HEAD"},
         {"set": {"querystring": ["novalue"]}},
         {"set": {"querystring": [":x"]}},
         {"rename": {"querystring": ["a:"]}},

@@ -20,7 +20,8 @@ REGISTRY = Registry.load(PLUGINS)
 
 CONFIGS: dict[str, list[dict[str, Any]]] = {
     "request-id": [{"header_name": "X-Trace", "echo_downstream": False}, {"generator": "uuid"}],
-    "cors": [{"origins": ["https://a.example"], "max_age": 60, "credentials": True}, {"max_age": None}],
+    "cors": [{"origins": ["https://a.example"], "max_age": 60, "credentials": True}, {"max_age": None},
+             {"origins": ["https://*.a.example", "^https://b"], "allow_origin_absent": False}],
     "key-auth": [{"key_names": ["token"], "key_in_query": False, "realm": "us"}, {"key_in_header": True}],
     "jwt": [
         {"secret": "a-secret-of-ours", "issuer": ["https://a"], "claims_required": ["exp", "sub"]},
@@ -38,7 +39,12 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"limits": [{"limit": 5, "window": "1m"}, {"limit": 9, "window": 60, "algorithm": "token-bucket", "burst": 2}]},
         {"limits": [{"limit": 5, "window": 1.5}], "second": None, "error_message": ""},
     ],
-    "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"}],
+    "request-validation": [
+        {"body_schema": '{"type": "object"}', "parameter_schema": [{"in": "query", "name": "a", "schema": "{}"}]},
+        {"openapi": '{"openapi": "3.1.0", "paths": {}}', "verbose_response": False},
+    ],
+    "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"},
+                            {"http_method": "POST"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
     "request-termination": [
@@ -59,7 +65,8 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
-    "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}}],
+    "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
+                             {"status": 503, "if_status": ["500-599"]}],
 }  # fmt: skip
 
 

@@ -1,0 +1,98 @@
+"""Whole bodies, for the plugins that must see all of one. Only routes that have such a plugin hold bodies in memory.
+
+A body is read up to a limit, before and after decoding, so that neither a long stream nor a small file that unpacks to
+gigabytes takes more.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gateway.proxy import headers
+from gateway.proxy.errors import BodyTooLarge
+from gateway.proxy.exchange import Exchange
+
+
+class Unreadable(ValueError):
+    """A sentence for the client: the coding or the text cannot be read."""
+
+
+class TooLarge(Unreadable):
+    """Only when it is decoded."""
+
+
+async def request_body(exchange: Exchange, limit: int) -> bytes:
+    """Reads it, and leaves it to be sent as it came. Raises BodyTooLarge."""
+    if exchange.body is None:
+        return b""
+    if (exchange.content_length or 0) > limit:
+        raise _too_large(limit)
+    chunks, size = [], 0
+    async for chunk in exchange.body:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    body = b"".join(chunks)
+    exchange.body = once(body)
+    return body
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is larger than the {limit} bytes that this route can look into.")
+
+
+async def once(body: bytes) -> AsyncIterator[bytes]:
+    if body:
+        yield body
+
+
+def decoded(body: bytes, pairs: headers.Pairs, limit: int) -> bytes:
+    """Without its gzip or deflate coding. Raises Unreadable: also when it would be larger than `limit`."""
+    codings = b",".join(headers.get_all(pairs, b"content-encoding")).strip().lower()
+    if codings in (b"", b"identity"):
+        return body
+    if codings not in (b"gzip", b"x-gzip", b"deflate"):
+        raise Unreadable("Its content coding is neither gzip nor deflate.")
+    unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by their first bytes
+    try:
+        text = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Unreadable("Its content coding is broken.") from error
+    if len(text) > limit:
+        raise TooLarge(f"Decoded, the body is larger than the {limit} bytes that this route can look into.")
+    if not unpacker.eof or unpacker.unused_data:
+        raise Unreadable("Its content coding is broken.")
+    return text
+
+
+def media_type(pairs: headers.Pairs) -> str:
+    """In lower case, without parameters; "" if there is none."""
+    return (headers.get(pairs, b"content-type") or b"").partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def is_json(media: str) -> bool:
+    return media == "application/json" or media.endswith("+json")
+
+
+def parsed(text: bytes) -> Any:
+    """JSON by RFC 8259: no NaN, no number beyond a double, no endless nesting. Raises Unreadable."""
+    try:
+        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be represented"
+        raise Unreadable(f"It is no valid JSON: {reason}.") from error
+
+
+def _refused(word: str) -> Any:
+    raise ValueError(word)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(text)
+    return number
