@@ -55,6 +55,8 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "uses the same parameter name twice|is there twice",
         "the lower status stands first|At most is less than at first",  # compare two numbers
         "Nobody waits without a ceiling",
+        "discovery is \\w+: give|[Dd]iscovery",  # compares fields
+        "is no URL such as",
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",
