@@ -115,7 +115,7 @@ def test_two_hundred_routes_in_bulk_are_one_version(call, django_assert_max_num_
     assert len(answer.json()["results"]) == 201
     live = call("GET", "/versions/live").json()
     assert (len(live["document"]["routes"]), live["comment"]) == (200, "All of them.")
-    assert took_s < 1
+    assert took_s < (1 if ALONE else 3)
 
 
 def test_a_bulk_change_happens_whole_or_not_at_all(call):
