@@ -11,9 +11,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import jsonschema_rs
-
-from gateway.plugins.schemas import Operation, Parameter, Schema, document_of, parameter_of
+from gateway.plugins.schemas import Operation, Parameter, Schema, document_of, parameter_of, registry_of
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _NAME = "urn:hydragate:openapi"
@@ -26,8 +24,8 @@ class Document:
         if not isinstance(self._whole, dict) or not str(self._whole.get("openapi", "")).startswith("3.1."):
             raise ValueError("This is no OpenAPI 3.1 document: its `openapi` must be 3.1.x (convert a 3.0 one first).")
         try:
-            self._registry = jsonschema_rs.Registry([(_NAME, self._whole)], draft=jsonschema_rs.Draft202012)
-        except (ValueError, jsonschema_rs.ReferencingError) as error:
+            self._registry = registry_of(_NAME, self._whole)
+        except ValueError as error:
             raise ValueError(f"The OpenAPI document cannot be used: {error}.") from None
         self._prefix = (prefix or self._server_path()).rstrip("/")
         self._exact: dict[str, dict[str, Operation]] = {}

@@ -1,7 +1,8 @@
 """What a request must look like: JSON Schema 2020-12 for a body, and for the texts that parameters are.
 
 References lead only into the same document: nothing is fetched. Patterns are of the linear kind (no look-around, no
-back references), since they meet what strangers send. `format` counts. Schemas are compiled when a setting is made.
+back references), since they meet what strangers send. `format` counts. Schemas are compiled when a setting is made, and
+what compiles them is loaded with the first: 4 MB that most workers never need.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import json
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
-
-import jsonschema_rs
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from gateway.plugins import bodies
 from gateway.proxy import headers, query
 from gateway.proxy.exchange import Exchange
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Registry
 
 MAX_ERRORS = 100
 Problem = dict[str, str]
@@ -30,18 +31,32 @@ def document_of(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        import yaml
+
         try:
             return yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError):
             raise ValueError("This is neither JSON nor YAML.") from None
 
 
+def registry_of(name: str, document: Any) -> Registry:
+    """In it, `$ref` finds parts of `document` as `name#/pointer`. Raises ValueError."""
+    import jsonschema_rs
+
+    try:
+        return jsonschema_rs.Registry([(name, document)], draft=jsonschema_rs.Draft202012)
+    except jsonschema_rs.ReferencingError as error:
+        raise ValueError(str(error)) from None
+
+
 class Schema:
     """A compiled one. Raises ValueError for a schema that is none."""
 
-    def __init__(self, schema: Any, registry: jsonschema_rs.Registry | None = None) -> None:
+    def __init__(self, schema: Any, registry: Registry | None = None) -> None:
         if not isinstance(schema, dict | bool):
             raise ValueError("A JSON Schema is an object, or true or false.")
+        import jsonschema_rs
+
         try:
             self._validator = jsonschema_rs.Draft202012Validator(
                 schema, registry=registry, validate_formats=True, offline=True, mask="The value",

@@ -18,9 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpcore
 import httpx
 
 from .certificates import tls_context
@@ -30,6 +29,9 @@ from .headers import Pairs
 from .messages import IDEMPOTENT, NO_BODY, UpstreamResponse, body_of
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Timeouts
 from .snapshot import TargetSpec, UpstreamSpec
+
+if TYPE_CHECKING:
+    import httpcore  # httpx loads it with the first upstream that asks for it: 6 MB
 
 #: HTTP/2 has no such fields (RFC 9113 §8.2.2); `host` and `transfer-encoding` httpcore takes out itself.
 _NOT_IN_HTTP2 = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade"})

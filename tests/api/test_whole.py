@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from routes.api import examples
+from tests.running import ALONE
 
 FILE = """\
 # routes.yaml

@@ -36,12 +36,12 @@ def runtime() -> Iterator[Runtime]:
     gc.enable()
 
 
-def test_a_table_that_serves_is_nothing_to_the_collector(runtime: Runtime) -> None:
+async def test_a_table_that_serves_is_nothing_to_the_collector(runtime: Runtime) -> None:
     gc.collect()
     before = len(gc.get_objects())
     table = runtime._table(DOCUMENT, 1, "digest")
     assert len(gc.get_objects()) - before > 10 * ROUTES
-    runtime._swap(table, "digest")
+    await runtime._swap(table, "digest")
     assert len(gc.get_objects()) < before
 
 
