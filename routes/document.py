@@ -52,7 +52,7 @@ Statuses = Annotated[str, AfterValidator(syntax.statuses), WithJsonSchema(syntax
 HashHeader = Annotated[str, AfterValidator(syntax.hash_header), WithJsonSchema(syntax.HASH_HEADER_SCHEMA)]
 CookieName = Annotated[str, AfterValidator(syntax.cookie_name), WithJsonSchema(syntax.COOKIE_NAME_SCHEMA)]
 CookiePath = Annotated[str, AfterValidator(syntax.cookie_path), WithJsonSchema(syntax.COOKIE_PATH_SCHEMA)]
-EjectStatuses = Annotated[str, AfterValidator(syntax.eject_statuses), WithJsonSchema(syntax.STATUSES_SCHEMA)]
+EjectStatuses = Annotated[str, AfterValidator(syntax.eject_statuses), WithJsonSchema(syntax.EJECT_STATUSES_SCHEMA)]
 EjectOn = Annotated[list[Blame], AfterValidator(syntax.in_order), Field(max_length=len(BLAMES))]
 DiscoveryName = Annotated[str, AfterValidator(syntax.discovery_name), WithJsonSchema(syntax.SERVER_NAME_SCHEMA)]
 DiscoveryUrl = Annotated[str, AfterValidator(syntax.discovery_url), WithJsonSchema(syntax.DISCOVERY_URL_SCHEMA)]

@@ -41,11 +41,10 @@ ROUTE_HOST_SCHEMA: dict[str, Any] = {
         {"pattern": r"^\[[0-9A-Fa-f:.]{2,45}\]$"},
     ],
 }
-STATUSES_SCHEMA: dict[str, Any] = {
-    "type": "string",
-    "maxLength": 100,
-    "pattern": r"^ *[1-5][0-9]{2} *(- *[1-5][0-9]{2})? *(, *[1-5][0-9]{2} *(- *[1-5][0-9]{2})? *)*$",
-}
+STATUSES_SCHEMA, EJECT_STATUSES_SCHEMA = (
+    {"type": "string", "maxLength": 100, "pattern": rf"^ *{one} *(- *{one})? *(, *{one} *(- *{one})? *)*$"}
+    for one in ("[1-5][0-9]{2}", "[45][0-9]{2}")
+)
 PROBE_PATH_SCHEMA: dict[str, Any] = {"type": "string", "maxLength": 1000, "pattern": r"^/[!-\"$-~]*$"}
 PROBE_HOST_SCHEMA: dict[str, Any] = {
     "type": "string", "maxLength": 259, "pattern": rf"^({_HOST_PATTERN}(:[1-9][0-9]{{0,3}})?)?$",
