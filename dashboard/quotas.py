@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -21,6 +21,7 @@ from redis.retry import Retry
 
 from gateway.plugins.rate_limiting import RateLimiting, RateLimitingConfig, counter_prefix
 from gateway.proxy.limits import Limit, decide
+from keys.models import ApiKey, Consumer
 from routes.models import PluginSetting
 
 TIMEOUT_S = 0.2
@@ -58,9 +59,8 @@ class Quota:
 
 def quotas_of(consumer_id: int, key_id: int | None = None) -> list[Quota]:
     """Those that hold for the caller: its own first, then those nearest to their end. One query, one call to Redis."""
-    found = _with_left([
-        quota for setting in _settings(consumer_id) for quota in _quotas(setting, consumer_id, key_id)
-    ])  # fmt: skip
+    caller = _Caller(consumer_id, key_id)
+    found = _with_left([quota for setting in _settings(consumer_id) for quota in _quotas(setting, caller)])
     return sorted(found, key=_urgency)
 
 
@@ -69,7 +69,7 @@ def own_limits(consumer_ids: Iterable[int]) -> dict[int, list[Quota]]:
     wanted = Q(consumer_id__in=list(consumer_ids)) | Q(consumer=None, route=None, upstream=None)
     found: dict[int, list[Quota]] = {}
     for setting in PluginSetting.objects.filter(wanted, name=RateLimiting.name, enabled=True):
-        found.setdefault(setting.consumer_id or 0, []).extend(_quotas(setting, 0, None))
+        found.setdefault(setting.consumer_id or 0, []).extend(_quotas(setting, _Caller(0, None)))
     return found
 
 
@@ -88,16 +88,36 @@ def _settings(consumer_id: int) -> list[PluginSetting]:
     return own + [setting for setting in general if (setting.route_id, setting.upstream_id) not in places]
 
 
-def _quotas(setting: PluginSetting, consumer_id: int, key_id: int | None) -> list[Quota]:
+class _Caller:
+    """Whose limits are looked for; asked for its names only where a setting makes a difference between callers."""
+
+    def __init__(self, consumer_id: int, key_id: int | None) -> None:
+        self.consumer_id, self.key_id = consumer_id, key_id
+
+    @cached_property
+    def names(self) -> tuple[str, frozenset[str], str]:
+        """Username, groups and the visible beginning of the key."""
+        consumer = Consumer.objects.filter(pk=self.consumer_id).values_list("username", "groups").first()
+        prefix = ApiKey.objects.filter(pk=self.key_id).values_list("prefix", flat=True).first() if self.key_id else ""
+        username, groups = consumer or ("", ())
+        return username, frozenset(groups), prefix or ""
+
+
+def _quotas(setting: PluginSetting, caller: _Caller) -> list[Quota]:
     try:
         config = RateLimitingConfig.model_validate(setting.config)
     except ValidationError:  # a draft that does not compile; it holds for nobody
         return []
-    callers = {"consumer": consumer_id and f"consumer:{consumer_id}", "key": key_id and f"key:{key_id}"}
-    caller = callers.get(config.by)
+    callers = {
+        "consumer": caller.consumer_id and f"consumer:{caller.consumer_id}",
+        "key": caller.key_id and f"key:{caller.key_id}",
+    }
+    counted, owner, limits = callers.get(config.by), config.owner(setting.pk), config.all_limits()
+    if config.overrides and caller.consumer_id and (override := config.override_for(*caller.names)) is not None:
+        limits = config.limits_of(override)
     return [
-        Quota(setting, limit, config.by, f"{counter_prefix(setting.pk, limit)}{caller}" if caller else "")
-        for limit in config.all_limits()
+        Quota(setting, limit, config.by, f"{counter_prefix(owner, limit)}{counted}" if counted else "")
+        for limit in limits
     ]
 
 

@@ -41,14 +41,14 @@ class PluginConfig(BaseModel):
 class Limiter(Protocol):
     """Counters shared by all workers and nodes."""
 
-    def check(self, limits: Sequence[tuple[str, Limit]]) -> Awaitable[list[LimitState]]:
-        """Test and take one unit from every (key, limit) as one atomic step: if one refuses, none is taken.
+    def check(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> Awaitable[list[LimitState]]:
+        """Test and take `cost` units from every (key, limit) as one atomic step: if one refuses, none is taken.
 
         States come in the order asked. Raises RedisUnavailable within tens of milliseconds.
         """
         ...
 
-    def check_local(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
+    def check_local(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> list[LimitState]:
         """The same against this worker's own memory, for `on_error: local`."""
         ...
 

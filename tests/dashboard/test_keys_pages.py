@@ -198,7 +198,7 @@ def test_the_most_specific_limits_hold_and_say_what_is_left(ann, key):
     )
     (quota,) = quotas.quotas_of(ann.pk, key.pk)
     assert (quota.setting, str(quota), quota.left) == (own, "7 per hour", 7)
-    counter = counter_prefix(own.pk, Limit("sliding-window", 7, 3600)) + f"key:{key.pk}"
+    counter = counter_prefix(str(own.pk), Limit("sliding-window", 7, 3600)) + f"key:{key.pk}"
     script = (Path(limits.__file__).parent / "limits.lua").read_text()
     client = redis.Redis.from_url(settings.REDIS_URL)
     try:

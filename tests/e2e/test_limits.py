@@ -13,7 +13,7 @@ from django.conf import settings
 
 from tests.e2e.gateway import Gateway, route, running, upstream
 
-ALGORITHMS = ["token-bucket", "sliding-window", "fixed-window"]
+ALGORITHMS = ["token-bucket", "leaky-bucket", "sliding-window", "fixed-window"]
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])

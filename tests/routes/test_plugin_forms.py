@@ -38,6 +38,8 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"minute": 100, "by": "ip", "error_code": 503},
         {"limits": [{"limit": 5, "window": "1m"}, {"limit": 9, "window": 60, "algorithm": "token-bucket", "burst": 2}]},
         {"limits": [{"limit": 5, "window": 1.5}], "second": None, "error_message": ""},
+        {"month": 9, "algorithm": "leaky-bucket", "shared": "s", "cost": 2, "cost_header": "x-cost", "max_cost": 5,
+         "overrides": [{"consumer": "a", "day": 9}, {"key_prefix": "hg_", "unlimited": True}], "dry_run": True},
     ],
     "request-validation": [
         {"body_schema": '{"type": "object"}', "parameter_schema": [{"in": "query", "name": "a", "schema": "{}"}]},
@@ -120,8 +122,10 @@ def test_every_field_has_a_widget_of_its_own_and_a_help_text(name):
 def test_kinds_and_bounds_come_from_the_schema():
     fields = {field.name: field for field in fields_of(REGISTRY["rate-limiting"].Config)}
     assert {name: field.kind for name, field in fields.items()} == {
-        "limits": "rows", "second": "number", "minute": "number", "hour": "number", "day": "number", "by": "choice",
-        "header_name": "text", "on_error": "choice", "hide_client_headers": "switch", "error_code": "number",
+        "second": "number", "minute": "number", "hour": "number", "day": "number", "month": "number",
+        "year": "number", "limits": "rows", "algorithm": "choice", "by": "choice", "header_name": "text",
+        "shared": "text", "overrides": "rows", "cost": "number", "cost_header": "text", "max_cost": "number",
+        "dry_run": "switch", "on_error": "choice", "hide_client_headers": "switch", "error_code": "number",
         "error_message": "text",
     }  # fmt: skip
     assert (fields["error_code"].low, fields["error_code"].high, fields["error_code"].default) == (400, 599, 429)
