@@ -47,6 +47,7 @@ PLUGINS = [
     "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.request_termination.RequestTermination",
+    "gateway.plugins.traffic_split.TrafficSplit",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]
 

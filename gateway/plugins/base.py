@@ -18,7 +18,7 @@ in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from gateway.plugins.endpoints import Caller
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
+from gateway.proxy.snapshot import UpstreamSpec
 
 HOOKS = ("access", "response", "body", "log")
 ConsumerField = Literal["username", "custom_id"]
@@ -36,6 +37,10 @@ class PluginConfig(BaseModel):
     """Base of every Config: frozen, refuses unknown fields. Each field has type, bound, default and description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def upstreams_named(self) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        """Upstreams that a setting leads to, each with the path of the field that names it. They must exist."""
+        return ()
 
 
 class Limiter(Protocol):
@@ -102,6 +107,8 @@ class Plugin:
         self.config = config
         self.resources = resources
         self.setting_id = setting_id
+        #: All upstreams by name, as discovery has them now, for plugins whose config names some; set before any hook.
+        self.upstreams: Mapping[str, UpstreamSpec] = {}
 
     def access(self, exchange: Exchange) -> Answer | Awaitable[Answer | None] | None:
         return None

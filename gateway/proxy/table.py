@@ -91,7 +91,7 @@ class CompiledRoute:
 class RoutingTable:
     """Everything a request needs to be decided."""
 
-    __slots__ = ("_branches", "index", "snapshot", "version")
+    __slots__ = ("_branches", "_leading", "index", "snapshot", "version")
 
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         """Raises whatever a plugin's `__init__` raises: the caller keeps the table it has."""
@@ -100,6 +100,9 @@ class RoutingTable:
         compiler = _Compiler(snapshot, registry, resources)
         routes = [(route, compiler.route(route)) for route in snapshot.routes]
         self._branches = [branch for _, route in routes for branch in route.branches]
+        self._leading = [plugin for plugin in compiler.plugins.values() if plugin.config.upstreams_named()]
+        for plugin in self._leading:
+            plugin.upstreams = snapshot.upstreams
         self.index: Index[CompiledRoute] = Index(routes)
 
     def retarget(self, now: Callable[[UpstreamSpec], UpstreamSpec]) -> None:
@@ -108,6 +111,8 @@ class RoutingTable:
         self.snapshot = replace(self.snapshot, upstreams=upstreams)
         for branch in self._branches:
             branch.upstream = upstreams[branch.upstream.name]
+        for plugin in self._leading:
+            plugin.upstreams = upstreams
 
 
 class Settings:

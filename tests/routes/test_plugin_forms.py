@@ -65,6 +65,12 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "concurrency-limiting": [
         {"max_in_flight": 5, "by": "ip", "error_code": 503, "error_message": "Busy.", "retry_after_s": 2},
     ],
+    "traffic-split": [
+        {"weights": [{"upstream": "a", "weight": 5}], "sticky": "cookie", "sticky_name": "sid",
+         "pins": [{"upstream": "b", "header": "x-a", "value": "1"}]},
+        {"canary": "b", "from_percent": 1.5, "to_percent": 50, "start": "2026-01-01T00:00:00Z", "duration": "2h"},
+        {"blue": "a", "green": "b", "active": "green"},
+    ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
@@ -286,7 +292,7 @@ def test_every_error_stands_at_its_field_also_inline(client):  # noqa: F811
     assert errors(page) == {"plugin_settings-0-config": ["See the fields above."]}
     widget = page.context["inline_admin_formsets"][1].formset.forms[0].fields["config"].widget
     assert widget.errors == {
-        "limits.0.window": ["Write a window as seconds or like '90s', '1m', '2h', '1d'."],
+        "limits.0.window": ["Write a window as seconds or like '90s', '1m', '2h', '1d', '4w'."],
         "error_code": ["Input should be greater than or equal to 400."],
     }
     html = page.content.decode()
