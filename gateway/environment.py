@@ -48,6 +48,7 @@ PLUGINS = [
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.traffic_split.TrafficSplit",
+    "gateway.plugins.mirror.Mirror",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]
 

@@ -43,6 +43,7 @@ from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
 from gateway.proxy.segments import spool_dir
+from gateway.proxy.shadows import Shadows
 from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import Snapshot, TargetSpec
 from gateway.proxy.table import RoutingTable
@@ -76,9 +77,11 @@ class Runtime:
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.calls = Calls(environment.fence)
+        self.shadows = Shadows(environment.fence)
         self.resources = Resources(
-            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
-        )
+            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time,
+            shadow=self.shadows,
+        )  # fmt: skip
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
         self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
         self.board = Board(environment.data_dir)
@@ -143,6 +146,7 @@ class Runtime:
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()
+        await self.shadows.aclose()
         await self.calls.aclose()
         await self.batcher.aclose()
         self.database.close()
@@ -218,7 +222,7 @@ class Runtime:
             await self.discovery.settle(DISCOVERY_S)
             table.retarget(self.discovery.applied)
         self.pipeline.table, self.digest = table, digest
-        self.forwarder.retain(list(table.snapshot.upstreams.values()))
+        self._retain(table)
         metrics.config_version(table.version)
         # A table lives long and holds no cycles: walks of the collector through it would only stop the loop.
         gc.collect(1)
@@ -229,7 +233,12 @@ class Runtime:
         table = self.pipeline.table
         if table is not None:
             table.retarget(self.discovery.applied)
-            self.forwarder.retain(list(table.snapshot.upstreams.values()))
+            self._retain(table)
+
+    def _retain(self, table: RoutingTable) -> None:
+        upstreams = list(table.snapshot.upstreams.values())
+        self.forwarder.retain(upstreams)
+        self.shadows.retain(upstreams)
 
     def _keep(self, document: Mapping[str, Any], number: int, digest: str) -> None:
         """In a thread, for a disk may hang; then only the newest document waits for it."""

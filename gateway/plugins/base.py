@@ -80,6 +80,29 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowBounds:
+    """Of what one setting may have under way in a worker."""
+
+    timeout_s: float  # for one request, its answer included
+    concurrency: int
+    queue: int  # further ones that wait; more are dropped
+
+
+class Shadow(Protocol):
+    """Sends copies of requests to where nobody waits for the answer."""
+
+    def copied(self, exchange: Exchange) -> Any:
+        """The request as it would go upstream now, without its body. Raises AmbiguousPath, as forwarding would."""
+        ...
+
+    def send(
+        self, setting_id: int, copy: Any, upstream: UpstreamSpec, body: bytes | None, bounds: ShadowBounds
+    ) -> None:
+        """Returns at once, whatever happens to it. `body` None: it was too large, which is counted and nothing sent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     """What the runtime lends to plugins. Everything that waits has a deadline of its own."""
 
@@ -88,6 +111,7 @@ class Resources:
     caller: Caller
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
+    shadow: Shadow | None = None
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
 
 

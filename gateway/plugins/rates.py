@@ -1,4 +1,4 @@
-"""Limits as operators write them and as clients are told of them: what rate-limiting and quota share."""
+"""Limits as operators write them and as clients are told of them, and other words that several plugins' configs use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from gateway.plugins.base import PluginConfig
 from gateway.proxy import headers
@@ -37,6 +37,8 @@ def _seconds(value: object) -> object:
     return int(match[1]) * _UNITS_S[match[2]]
 
 
+#: Empty where that says something.
+UpstreamName = Annotated[str, StringConstraints(max_length=100, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$")]
 Window = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 
 

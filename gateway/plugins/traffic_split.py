@@ -20,11 +20,10 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.callers import By, identity
 from gateway.plugins.ramps import Ramp, moment, point_of, points
-from gateway.plugins.rates import Window
+from gateway.plugins.rates import UpstreamName, Window
 from gateway.proxy import headers
 from gateway.proxy.exchange import Exchange
 
-UpstreamName = Annotated[str, StringConstraints(max_length=100, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$")]
 FieldName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9!#$%&'*+.^_|~-]*$")]
 Moment = Annotated[str, StringConstraints(max_length=40), AfterValidator(lambda text: text and (moment(text), text)[1])]
 

@@ -212,5 +212,5 @@ def test_an_upstream_that_a_setting_leads_to_stays(call, users):
         409, [("", "Plugin settings lead to it: traffic-split route=users.")],
     )  # fmt: skip
     answer = call("PATCH", "/upstreams/green", {"name": "lawn"})
-    assert answer.status_code == 422
-    assert "There is no upstream 'green'." in str(faults(answer))
+    assert answer.status_code == 409
+    assert "There is no upstream 'green'." in str(answer.json())

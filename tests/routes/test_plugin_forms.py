@@ -71,6 +71,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"canary": "b", "from_percent": 1.5, "to_percent": 50, "start": "2026-01-01T00:00:00Z", "duration": "2h"},
         {"blue": "a", "green": "b", "active": "green"},
     ],
+    "mirror": [{"upstream": "a", "percent": 0.5, "max_body_bytes": 0, "timeout_ms": 10, "concurrency": 1, "queue": 0}],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
