@@ -48,6 +48,8 @@ PLUGINS = [
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.traffic_split.TrafficSplit",
+    "gateway.plugins.upstream_timeout.UpstreamTimeout",
+    "gateway.plugins.upstream_retry.UpstreamRetry",
     "gateway.plugins.mirror.Mirror",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]

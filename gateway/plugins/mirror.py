@@ -61,20 +61,24 @@ class Mirror(Plugin):
         elif (exchange.content_length or 0) > self.config.max_body_bytes:
             self._send(copy, None)
         else:
-            exchange.body = self._overheard(exchange.body, copy)
+            exchange.body = self._overheard(exchange.body, exchange.content_length, copy)
 
-    async def _overheard(self, chunks: AsyncIterable[bytes], copy: Any) -> AsyncIterator[bytes]:
+    async def _overheard(self, chunks: AsyncIterable[bytes], length: int | None, copy: Any) -> AsyncIterator[bytes]:
         """Passes the body on, and sends the copy at its end. One that is not read to its end is not copied."""
         kept: list[bytes] = []
-        room = self.config.max_body_bytes
+        most, size, sent = self.config.max_body_bytes, 0, False
         async for chunk in chunks:
-            room -= len(chunk)
-            if room >= 0:
+            size += len(chunk)
+            if size <= most:
                 kept.append(chunk)
             else:
                 kept.clear()
+            if size == length:  # who knows the length does not ask whether there is more
+                self._send(copy, b"".join(kept))
+                sent = True
             yield chunk
-        self._send(copy, b"".join(kept) if room >= 0 else None)
+        if not sent:
+            self._send(copy, b"".join(kept) if size <= most else None)
 
     def _send(self, copy: Any, body: bytes | None) -> None:
         assert self.resources.shadow is not None

@@ -107,6 +107,8 @@ class Forwarder:
             exchange.response_headers.append(cookie)
 
     def _transport(self, upstream: UpstreamSpec, state: TargetState) -> httpx.AsyncBaseTransport:
+        if upstream.base is not None:  # with other time limits, over connections of their own
+            return self.transports.get(upstream, state.target)
         transport = state.transport
         if transport is None:  # the first since the configuration changed
             transport = state.transport = self.transports.get(upstream, state.target)

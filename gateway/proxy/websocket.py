@@ -55,7 +55,7 @@ class UpstreamSocket:
         path = request_target(exchange, route)
         tried: set[str] = set()
         while True:
-            state = self._forwarder.balancer.pick(upstream, tried)
+            state = self._forwarder.balancer.pick(upstream.base or upstream, tried)
             exchange.target = state.target.address
             exchange.tries += 1
             exchange.sent_s = perf_counter()

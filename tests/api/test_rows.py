@@ -213,4 +213,4 @@ def test_an_upstream_that_a_setting_leads_to_stays(call, users):
     )  # fmt: skip
     answer = call("PATCH", "/upstreams/green", {"name": "lawn"})
     assert answer.status_code == 409
-    assert "There is no upstream 'green'." in str(answer.json())
+    assert "There is no upstream 'green'." in faults(answer)[0][1]

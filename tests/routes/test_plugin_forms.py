@@ -72,6 +72,13 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"blue": "a", "green": "b", "active": "green"},
     ],
     "mirror": [{"upstream": "a", "percent": 0.5, "max_body_bytes": 0, "timeout_ms": 10, "concurrency": 1, "queue": 0}],
+    "upstream-timeout": [
+        {"connect_timeout_ms": 5, "total_timeout_ms": 0}, {"first_byte_timeout_ms": None, "idle_timeout_ms": 9},
+    ],
+    "upstream-retry": [
+        {"retries": 3, "retry_statuses": [502, 503], "retry_on_timeout": True, "retry_all_methods": True,
+         "retry_backoff_ms": 0, "retry_body_bytes": 10, "retry_budget_percent": 50, "methods": ["GET"]},
+    ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
