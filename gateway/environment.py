@@ -43,6 +43,7 @@ PLUGINS = [
     "gateway.plugins.opa.Opa",
     "gateway.plugins.concurrency_limiting.ConcurrencyLimiting",
     "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.quota.Quota",
     "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.request_transformer.RequestTransformer",

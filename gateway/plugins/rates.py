@@ -113,17 +113,18 @@ def by_window(limits: Iterable[Limit]) -> tuple[Limit, ...]:
 class Rule:
     """Limits that hold together, with all that can be written down before a request comes.
 
-    `prefixes`: of the counter's key, for each limit. `most`: what a request can cost and still pass.
+    `prefixes`: of the counter's key, for each limit. `names`: of the limits for clients, in quotes; else made of
+    numbers. `most`: what a request can cost and still pass.
     """
 
     __slots__ = ("_capacities", "_names", "_policy", "_prefixes", "limits", "most")
 
-    def __init__(self, limits: tuple[Limit, ...], prefixes: Sequence[str]) -> None:
+    def __init__(self, limits: tuple[Limit, ...], prefixes: Sequence[str], names: Sequence[str] = ()) -> None:
         self.limits = limits
         self.most = min((limit.capacity for limit in limits), default=0)
         self._prefixes = list(zip(prefixes, limits, strict=True))
         self._capacities = [str(limit.capacity).encode() for limit in limits]
-        self._names = [_policy_name(limit) for limit in limits]
+        self._names = list(names) or [_policy_name(limit) for limit in limits]
         self._policy = ", ".join(
             f"{name};q={limit.capacity};w={_window_s(limit)}" for name, limit in zip(self._names, limits, strict=True)
         ).encode()

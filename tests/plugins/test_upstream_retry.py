@@ -30,10 +30,10 @@ async def test_a_route_tries_again_where_its_upstream_does_not(registry) -> None
 
 async def test_a_route_does_not_try_again_where_its_upstream_does(registry) -> None:
     care = CarePolicy(retry_statuses=frozenset({503}), backoff_s=0)
-    async with serving(answering(BUSY)) as up:
-        async with Bench(routing(registry, up.port, {"retries": 0}, retries=3, care=care)) as bench:
-            assert (await bench.get("/r"))[0].tries == 1
-            assert (await bench.get("/plain"))[0].tries == 4
+    changes = {"retries": 3, "care": care}
+    async with serving(answering(BUSY)) as up, Bench(routing(registry, up.port, {"retries": 0}, **changes)) as bench:
+        assert (await bench.get("/r"))[0].tries == 1
+        assert (await bench.get("/plain"))[0].tries == 4
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,9 @@ async def test_a_route_does_not_try_again_where_its_upstream_does(registry) -> N
     ],
 )
 async def test_which_methods_are_repeated(registry, config, method, tries) -> None:
-    async with serving(answering(BUSY, BUSY, BUSY)) as up:
-        async with Bench(routing(registry, up.port, RETRYING | config)) as bench:
-            fields = [(b"content-length", b"0")] if method == "POST" else []
-            assert (await bench.get("/r", method=method, headers=fields))[0].tries == tries
+    async with serving(answering(BUSY)) as up, Bench(routing(registry, up.port, RETRYING | config)) as bench:
+        fields = [(b"content-length", b"0")] if method == "POST" else []
+        assert (await bench.get("/r", method=method, headers=fields))[0].tries == tries
 
 
 async def test_a_body_is_sent_again_as_far_as_it_is_kept(registry) -> None:
