@@ -6,7 +6,7 @@ Clocks: `*_s` are seconds of `time.perf_counter`, except `wall_s` (seconds since
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,22 @@ class Answer:
     status: int
     headers: Pairs = field(default_factory=list)
     body: bytes = b""
+
+
+class Paced:
+    """Chunks that come at another pace, byte for byte the same: an answer keeps its length."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> Paced:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
 
 
 _NO_CLAIMS: dict[str, Any] = {}

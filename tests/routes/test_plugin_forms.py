@@ -80,6 +80,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
          "retry_backoff_ms": 0, "retry_body_bytes": 10, "retry_budget_percent": 50, "methods": ["GET"]},
     ],
     "quota": [{"day": 5, "month": 100, "reset_day": 15, "by": "key", "on_error": "deny", "error_message": "No."}],
+    "bandwidth-limiting": [{"bytes_per_second": 5000, "burst_bytes": 10, "by": "consumer"}],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
