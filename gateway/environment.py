@@ -46,6 +46,7 @@ PLUGINS = [
     "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.request_transformer.RequestTransformer",
+    "gateway.plugins.body_transformer.BodyTransformer",
     "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]

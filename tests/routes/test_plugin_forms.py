@@ -47,6 +47,10 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
                             {"http_method": "POST"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
+    "body-transformer": [
+        {"request": {"convert": "form_to_json", "remove": ["/a", "/b"], "set": [{"at": "/c", "value": "1"}]}},
+        {"response": {"move": [{"from": "/a", "to": "/b"}]}, "max_body_bytes": 5},
+    ],
     "request-termination": [
         {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
     ],
