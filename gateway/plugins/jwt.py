@@ -15,11 +15,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -31,7 +29,7 @@ from pydantic import (
 from gateway.plugins import claims, signatures, tokens
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
-from gateway.plugins.edits import check_name
+from gateway.plugins.identity import OWNED, ClaimHeader, Text, canonical
 from gateway.plugins.jwks import KeySet, shared
 from gateway.plugins.signatures import Algorithm, Check, PublicAlgorithm
 from gateway.plugins.tokens import BadToken, ExpiredToken, Token
@@ -40,24 +38,13 @@ from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Consumer, Credential, Exchange
 
 MAX_VERIFIED = 10_000
-_OWNED = frozenset({
-    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
-})  # fmt: skip
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 PlaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 def _listed(value: object) -> object:
     """One text is a list of one."""
     return (value,) if isinstance(value, str) else value
-
-
-def _may_be_set(name: str) -> str:
-    lowered = check_name(name).lower().replace("_", "-").replace(".", "-")
-    if lowered.startswith(("x-consumer-", "x-forwarded-")) or lowered in ("x-credential-identifier", "x-real-ip"):
-        raise ValueError(f"'{name}' is the gateway's own: choose another name for the claim.")
-    return name
 
 
 class KeyConfig(PluginConfig):
@@ -87,13 +74,6 @@ class KeyConfig(PluginConfig):
         if symmetric:
             return signatures.secret_check(self.algorithm, signatures.secret_bytes(secret, self.secret_is_base64))
         return signatures.public_check(self.algorithm, self.public_key)
-
-
-class ClaimHeader(PluginConfig):
-    claim: Text
-    """Name of the claim; dots lead into objects: `realm_access.roles`."""
-    header: Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_may_be_set)]
-    """The header field. What the client sent under this name goes, also if the token has no such claim."""
 
 
 class JwtConfig(PluginConfig):
@@ -188,7 +168,7 @@ class Jwt(Plugin):
         issuers, audiences = frozenset(config.issuer), frozenset(config.audience)
         self._rules = claims.Rules(issuers, audiences, config.claims_required, config.leeway_s)
         self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
-        self._claim_headers = frozenset(_canonical(name) for _, name in self._set)
+        self._claim_headers = frozenset(canonical(name) for _, name in self._set)
         self._key_set = shared(config.jwks_url, config.algorithms, resources.clock) if config.jwks_url else None
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
@@ -306,7 +286,7 @@ class Jwt(Plugin):
         self._drop_claims(exchange)
         credential = verified.credential
         if verified.identity or verified.groups or exchange.consumer is None:
-            exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in _OWNED]
+            exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
             exchange.headers += credential.fields
             exchange.credential = credential if verified.identity else None
             exchange.consumer = credential.consumer if verified.identity or verified.groups else None
@@ -316,7 +296,7 @@ class Jwt(Plugin):
     def _drop_claims(self, exchange: Exchange) -> None:
         """What only a token may say, also under names that an upstream may read as the same (`X_User` for `X-User`)."""
         if names := self._claim_headers:
-            exchange.headers[:] = [pair for pair in exchange.headers if _canonical(pair[0]) not in names]
+            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in names]
 
     def _bad(self, error: BadToken) -> Reject:
         return self._refused("token_expired" if isinstance(error, ExpiredToken) else "token_invalid", str(error))
@@ -338,8 +318,3 @@ def _credential(verified: Verified, found: Credential | None) -> Credential:
     else:
         consumer = replace(found.consumer, groups=found.consumer.groups | verified.groups)
     return Credential("jwt", verified.subject, verified.identity, consumer)
-
-
-@lru_cache(maxsize=4096)
-def _canonical(name: bytes) -> bytes:
-    return name.replace(b"_", b"-").replace(b".", b"-")

@@ -47,6 +47,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
                             {"http_method": "POST"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
+    "openid-connect": [
+        {"issuer": "https://a", "client_id": "us", "client_secret": "s", "auth_methods": ["bearer"]},
+        {"issuer": "https://a", "client_id": "us", "session_secret": "s" * 32, "session_ttl_s": 600,
+         "claims_to_headers": [{"claim": "email", "header": "X-Email"}]},
+    ],
     "body-transformer": [
         {"request": {"convert": "form_to_json", "remove": ["/a", "/b"], "set": [{"at": "/c", "value": "1"}]}},
         {"response": {"move": [{"from": "/a", "to": "/b"}]}, "max_body_bytes": 5},
