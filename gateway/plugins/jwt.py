@@ -26,11 +26,11 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.plugins import claims, signatures, tokens
+from gateway.plugins import claims, jwks, provider, signatures, tokens
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
 from gateway.plugins.identity import OWNED, ClaimHeader, Text, canonical
-from gateway.plugins.jwks import KeySet, shared
+from gateway.plugins.jwks import KeySet
 from gateway.plugins.signatures import Algorithm, Check, PublicAlgorithm
 from gateway.plugins.tokens import BadToken, ExpiredToken, Token
 from gateway.proxy import headers
@@ -83,6 +83,10 @@ class JwtConfig(PluginConfig):
     """Short for one entry of `keys`: HS256 with this secret."""
     jwks_url: str = Field("", max_length=1000, pattern=r"^(https?://[^\s/?#@]+(/[^\s#]*)?)?$")
     """Where the issuer shows its public keys (JWKS). Fetched when the first token comes, and every five minutes."""
+    openid_issuer: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$")] = Field(
+        "", max_length=1000
+    )
+    """Instead of jwks_url: an OpenID provider, which tells where its keys are. Its tokens count, or those of `issuer`."""
     algorithms: tuple[PublicAlgorithm, ...] = Field(("RS256", "ES256", "EdDSA"), min_length=1, max_length=10)
     """What the keys of `jwks_url` are used for. One that names its algorithm is used for that only."""
     issuer: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = Field((), max_length=16)
@@ -127,8 +131,10 @@ class JwtConfig(PluginConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> JwtConfig:
-        if not self.all_keys() and not self.jwks_url:
-            raise ValueError("Give at least one key: in keys, as secret, or by jwks_url.")
+        if not self.all_keys() and not self.jwks_url and not self.openid_issuer:
+            raise ValueError("Give at least one key: in keys, as secret, or by jwks_url or openid_issuer.")
+        if self.jwks_url and self.openid_issuer:
+            raise ValueError("Give jwks_url or openid_issuer, not both.")
         if not (self.header_names or self.uri_param_names or self.cookie_names):
             raise ValueError("Name at least one place for the token: header_names, uri_param_names or cookie_names.")
         if self.consumer_required and self.consumer_by == "none":
@@ -166,10 +172,12 @@ class Jwt(Plugin):
         self._places = Places(config.header_names, config.uri_param_names, config.cookie_names)
         self._missing = f"This request has no token. Send one {self._places}."
         issuers, audiences = frozenset(config.issuer), frozenset(config.audience)
+        if config.openid_issuer and not issuers:  # with and without a slash at the end: services differ
+            issuers = frozenset({config.openid_issuer.rstrip("/"), config.openid_issuer.rstrip("/") + "/"})
         self._rules = claims.Rules(issuers, audiences, config.claims_required, config.leeway_s)
         self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
         self._claim_headers = frozenset(canonical(name) for _, name in self._set)
-        self._key_set = shared(config.jwks_url, config.algorithms, resources.clock) if config.jwks_url else None
+        self._key_set = _key_set(config, resources)
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
@@ -306,6 +314,19 @@ class Jwt(Plugin):
         if code != "token_missing":  # RFC 6750 §3.1: who sent none is told of no error
             challenge += f', error="invalid_token", error_description="{detail}"'
         return Reject(401, code, detail, headers=((b"www-authenticate", challenge.encode()),))
+
+
+def _key_set(config: JwtConfig, resources: Resources) -> KeySet | None:
+    if config.jwks_url:
+        return jwks.shared(config.jwks_url, config.algorithms, resources.clock)
+    if not config.openid_issuer:
+        return None
+    source = provider.shared(config.openid_issuer, resources.caller, resources.clock)
+
+    async def fetch(_: str) -> bytes:
+        return await jwks.fetch((await source.metadata()).jwks_uri)
+
+    return jwks.shared(f"{config.openid_issuer} (discovered)", config.algorithms, resources.clock, fetch)
 
 
 def _is_signed(token: Token, checks: Sequence[Check]) -> bool:
