@@ -94,7 +94,7 @@ class Identity:
             raise BadToken("This token leads to no consumer.")
         else:
             consumer = Consumer(0, who.identity, groups=who.groups)
-        credential = Credential(self._kind, who.subject, who.identity, consumer)
+        credential = Credential(self._kind, who.subject, who.identity, consumer, claims.scopes(who.claims))
         self.drop(exchange)
         exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
         exchange.headers += credential.fields

@@ -86,7 +86,7 @@ class JwtConfig(PluginConfig):
     openid_issuer: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$")] = Field(
         "", max_length=1000
     )
-    """Instead of jwks_url: an OpenID provider, which tells where its keys are. Its tokens count, or those of `issuer`."""
+    """An OpenID provider, which tells where its keys are. In the place of jwks_url, and of issuer if there is none."""
     algorithms: tuple[PublicAlgorithm, ...] = Field(("RS256", "ES256", "EdDSA"), min_length=1, max_length=10)
     """What the keys of `jwks_url` are used for. One that names its algorithm is used for that only."""
     issuer: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = Field((), max_length=16)
@@ -156,6 +156,7 @@ class Verified:
     subject: int
     keys: int  # the key set it was checked with, as the set counts them
     claims: dict[str, Any]
+    scopes: frozenset[str]
     found: Credential | None = None
     credential: Credential | None = None
 
@@ -273,7 +274,7 @@ class Jwt(Plugin):
         fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
         subject = claims.subject(said.get("iss", ""), identity)
         changes = self._key_set.changes if self._key_set else 0
-        return Verified(ends_s, identity, groups, fields, subject, changes, said)
+        return Verified(ends_s, identity, groups, fields, subject, changes, said, claims.scopes(said))
 
     async def _admit_later(
         self, exchange: Exchange, verified: Verified, finding: Awaitable[Credential | Refusal]
@@ -338,4 +339,4 @@ def _credential(verified: Verified, found: Credential | None) -> Credential:
         consumer = Consumer(0, verified.identity, groups=verified.groups)
     else:
         consumer = replace(found.consumer, groups=found.consumer.groups | verified.groups)
-    return Credential("jwt", verified.subject, verified.identity, consumer)
+    return Credential("jwt", verified.subject, verified.identity, consumer, verified.scopes)

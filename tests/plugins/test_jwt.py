@@ -558,3 +558,13 @@ async def test_an_openid_provider_that_is_away_is_no_fault_of_the_client(make, e
     plugin = make("jwt", {"openid_issuer": service.issuer, "audience": "gw"})
     with pytest.raises(CredentialsUnavailable):
         await plugin.access(exchange_of(headers=[(b"authorization", b"Bearer " + service.id_token().encode())]))
+
+
+@pytest.mark.parametrize(("claims", "scopes"), [
+    ({"scope": "a b"}, {"a", "b"}), ({"scp": ["a", 7]}, {"a"}), ({"scp": "a"}, {"a"}), ({"scope": 7}, set()),
+    ({}, set()),
+])  # fmt: skip
+def test_a_token_says_what_it_allows(make, exchange_of, claims, scopes) -> None:
+    exchange = exchange_of(headers=[(b"authorization", b"Bearer " + token({**CLAIMS, **claims}))])
+    assert make("jwt", {"secret": SECRET}).access(exchange) is None
+    assert exchange.credential.scopes == scopes
