@@ -21,7 +21,7 @@ from pydantic import Field, StringConstraints
 
 from gateway.plugins import packers
 from gateway.plugins.base import Plugin, PluginConfig, Resources
-from gateway.plugins.packers import Coding
+from gateway.plugins.packers import Coding, Packer
 from gateway.proxy import headers
 from gateway.proxy.exchange import Exchange
 
@@ -65,8 +65,7 @@ class Compression(Plugin):
         super().__init__(config, resources, setting_id)
         self._listed: dict[bytes, bool] = {}  # Content-Type → whether it is among `types`
         self._levels = {"gzip": config.level, "br": config.br_level, "zstd": config.zstd_level}
-        for coding in config.codings:
-            packers.of(coding, self._levels[coding])  # loads what it needs now, not while traffic waits
+        self._whole = {coding: packers.whole(coding, self._levels[coding]) for coding in config.codings}
 
     def access(self, exchange: Exchange) -> None:
         """What the client says of itself, before another plugin changes what the upstream is told."""
@@ -95,24 +94,32 @@ class Compression(Plugin):
         ]
         fields.append((b"content-encoding", coding.encode()))
         if exchange.method != "HEAD":
-            exchange.notes[self] = coding, length is None  # of unknown length: a stream that somebody waits for?
+            exchange.notes[self] = coding, None if length is None else int(length)
 
     def body(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if self not in exchange.notes:
             return chunks
         return self._compressed(chunks, *exchange.notes[self])
 
-    async def _compressed(self, chunks: AsyncIterator[bytes], coding: Coding, at_once: bool) -> AsyncIterator[bytes]:
-        packer = packers.of(coding, self._levels[coding])
+    async def _compressed(
+        self, chunks: AsyncIterator[bytes], coding: Coding, length: int | None
+    ) -> AsyncIterator[bytes]:
+        """`length`: None may be a stream, whose every chunk somebody waits for."""
+        packer: Packer | None = None
         async for chunk in chunks:
+            if packer is None:
+                if len(chunk) == length and length <= SLICE_BYTES:
+                    yield self._whole[coding](chunk)
+                    return
+                packer = packers.of(coding, self._levels[coding])
             for start in range(0, len(chunk), SLICE_BYTES):
                 if start:
                     await asyncio.sleep(0)
                 if packed := packer.pack(chunk[start : start + SLICE_BYTES]):
                     yield packed
-            if at_once and (packed := packer.flush()):
+            if length is None and (packed := packer.flush()):
                 yield packed
-        yield packer.finish()
+        yield (packer or packers.of(coding, self._levels[coding])).finish()
 
     def _compressible(self, fields: headers.Pairs) -> bool:
         content_type = b""

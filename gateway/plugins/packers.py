@@ -30,6 +30,19 @@ def of(coding: Coding, level: int) -> Packer:
     return _PACKERS[coding](level)
 
 
+def whole(coding: Coding, level: int) -> Callable[[bytes], bytes]:
+    """Packs small bodies one after another, each at one go: nothing is set up for each of them."""
+    if coding == "gzip":
+        return lambda body: zlib.compress(body, level, 31)
+    if coding == "br":
+        import brotli
+
+        return lambda body: bytes(brotli.compress(body, quality=level, lgwin=WINDOW_BITS["br"]))
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=level).compress
+
+
 def _gzip(level: int) -> Packer:
     packer = zlib.compressobj(level, zlib.DEFLATED, 16 + WINDOW_BITS["gzip"], MEMORY_LEVEL)
     return Packer(packer.compress, lambda: packer.flush(zlib.Z_SYNC_FLUSH), packer.flush)

@@ -34,6 +34,7 @@ FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 10_000
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _ABSENT = object()
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
 
 
 def _pointer(text: str) -> str:
@@ -117,7 +118,7 @@ class Change:
 
 def _written(value: Any) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except RecursionError as error:
         raise bodies.Unreadable("It is nested too deeply.") from error
     except UnicodeEncodeError:  # half a character, which JSON can write and UTF-8 cannot

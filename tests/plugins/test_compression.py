@@ -268,7 +268,7 @@ async def test_others_have_their_turn_while_a_large_answer_is_compressed() -> No
     await asyncio.sleep(0)
     before = turns
     plugin = Compression(CompressionConfig(), None)  # type: ignore[arg-type]
-    packed = b"".join([chunk async for chunk in plugin._compressed(chunks(), "gzip", False)])
+    packed = b"".join([chunk async for chunk in plugin._compressed(chunks(), "gzip", 1_000_000)])
     ticking.cancel()
     assert turns - before >= 30
     assert gzip.decompress(packed) == b"x" * 1_000_000
