@@ -98,6 +98,7 @@ UNMEASURED = {
     "oauth2-introspection": "calls out",
     "forward-auth": "calls out",
     "opa": "calls out",
+    "mtls-auth": "a certificate seen before costs what key-auth does",
     "openid-connect": "calls out; a session costs what opening its cookie does",
     "websocket-limits": "not for requests",
 }

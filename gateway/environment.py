@@ -34,6 +34,7 @@ PLUGINS = [
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
+    "gateway.plugins.mtls_auth.MtlsAuth",
     "gateway.plugins.openid_connect.OpenidConnect",
     "gateway.plugins.hmac_auth.HmacAuth",
     "gateway.plugins.forward_auth.ForwardAuth",
