@@ -20,7 +20,9 @@ from gateway.proxy.errors import OUTCOMES
 
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
-    "endpoints", "callers", "templates", "bodies", "schemas", "openapi", "rates", "ramps", "terms", "periods",
+    "endpoints", "callers", "templates", "bodies", "schemas", "openapi",
+    "pointers", "packers", "identity", "certificates", "provider", "sealed",
+    "rates", "ramps", "terms", "periods",
 }  # fmt: skip
 
 
