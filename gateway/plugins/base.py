@@ -36,7 +36,10 @@ ConsumerField = Literal["username", "custom_id"]
 class PluginConfig(BaseModel):
     """Base of every Config: frozen, refuses unknown fields. Each field has type, bound, default and description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True,
+        defer_build=True,  # validators are made with the first setting: a worker holds only those it needs
+    )  # fmt: skip
 
     def upstreams_named(self) -> Sequence[tuple[tuple[str | int, ...], str]]:
         """Upstreams that a setting leads to, each with the path of the field that names it. They must exist."""

@@ -37,13 +37,13 @@ async def whole(plugin, exchange, *parts: bytes) -> bytes:
     return b"".join([piece async for piece in plugin.body(exchange, chunked(parts))])
 
 
-@pytest.mark.parametrize(("burst", "seconds"), [(0, 10.0), (2_500, 7.5), (50_000, 0.0)])
+@pytest.mark.parametrize(("burst", "seconds"), [(0, 10.0), (2_500, 8.75), (50_000, 0.0)])
 async def test_an_answer_takes_its_time(make, exchange_of, clock, sleeping, burst, seconds) -> None:
     plugin, start_s = make("bandwidth-limiting", {"bytes_per_second": 2000, "burst_bytes": burst}), clock.now_s
     sent = bytes(range(256)) * 78 + bytes(32)
     assert len(sent) == 20_000
     assert await whole(plugin, exchange_of(), sent[:1], sent[1:15_000], sent[15_000:]) == sent
-    assert clock.now_s - start_s == pytest.approx(seconds)
+    assert clock.now_s - start_s == pytest.approx(seconds, rel=1e-4)
     assert all(seconds <= 0.1 + 1e-9 for seconds in sleeping), "no piece is longer than a tenth of a second"
 
 
@@ -53,7 +53,7 @@ async def test_the_burst_fills_up_again_while_nothing_is_sent(clock) -> None:
     assert pace.take(100) == pytest.approx(0.1)
     clock.now_s += 100
     assert pace.take(500) == 0
-    assert pace.take(1) == pytest.approx(0.001)
+    assert pace.take(1) == pytest.approx(0.001, rel=1e-3)
 
 
 async def test_answers_of_one_caller_share_the_rate(make, exchange_of, clock, sleeping, alice, bob) -> None:
@@ -62,7 +62,7 @@ async def test_answers_of_one_caller_share_the_rate(make, exchange_of, clock, sl
     start_s = clock.now_s
     await whole(plugin, first, bytes(2000))
     await whole(plugin, second, bytes(2000))
-    assert clock.now_s - start_s == pytest.approx(2.0)
+    assert clock.now_s - start_s == pytest.approx(2.0, rel=1e-4)
     assert plugin._pace(first) is plugin._pace(second)
     assert plugin._pace(first) is not plugin._pace(exchange_of(consumer=bob.consumer, credential=bob))
 
