@@ -13,6 +13,7 @@ algorithm starts afresh.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection
 from functools import lru_cache
@@ -128,6 +129,7 @@ class RateLimiting(Plugin):
         self._override_for = lru_cache(maxsize=4096)(config.override_for)
         whole = config.shared and config.by == "route"
         self._identity = _everybody if whole else identity(config.by, config.header_name)
+        self._delayed = {entry.window for entry in config.limits if entry.delay}  # no two have the same window
         self._cost_header = config.cost_header.lower().encode()
 
     async def access(self, exchange: Exchange) -> None:
@@ -150,6 +152,18 @@ class RateLimiting(Plugin):
             if not state.allowed:
                 self._over(exchange, rule, states, caller)
                 return
+        if self._delayed and rule is self._rule and not self.config.dry_run:
+            await self._turn(states, cost)
+
+    async def _turn(self, states: list[LimitState], cost: int) -> None:
+        """Waits until what was in the bucket before has leaked."""
+        waits_s = [
+            state.reset_s - cost * limit.window_s / limit.limit
+            for limit, state in zip(self._rule.limits, states, strict=True)
+            if limit.window_s in self._delayed
+        ]
+        if (wait_s := max(waits_s)) > 0:
+            await asyncio.sleep(wait_s)
 
     def response(self, exchange: Exchange) -> None:
         found: tuple[Rule, list[LimitState]] | None = exchange.notes.get(self)

@@ -24,6 +24,7 @@ FIELDS = frozenset({
     b"ratelimit-policy", b"ratelimit", b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset",
     b"x-ratelimit-dry-run",
 })  # fmt: skip
+MAX_DELAY_S = 60
 TOO_LARGE = "A bucket so large over a window so long cannot be counted exactly; use another algorithm."
 
 
@@ -53,8 +54,16 @@ class LimitConfig(PluginConfig):
     burst: int = Field(0, ge=0, le=MAX_LIMIT)
     """Size of the bucket (token-bucket and leaky-bucket only). 0: equal to `limit`."""
 
+    delay: bool = False
+    """Who passes waits for its turn, so that the upstream gets requests evenly (leaky-bucket only, and with a bucket
+    that leaks within a minute). `burst` is then how many may wait."""
+
     @model_validator(mode="after")
     def _fits_a_bucket(self) -> LimitConfig:
+        if self.delay and self.algorithm != "leaky-bucket":
+            raise ValueError("delay goes with the algorithm leaky-bucket only.")
+        if self.delay and self.as_limit().capacity * self.window > self.limit * MAX_DELAY_S:
+            raise ValueError(f"The last to pass would wait for more than {MAX_DELAY_S} s; give a smaller burst.")
         if self.burst and self.algorithm not in BUCKETS:
             raise ValueError("burst goes with the algorithms token-bucket and leaky-bucket only.")
         if not self.as_limit().exact:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.plugins import rate_limiting
 from gateway.plugins.registry import ConfigProblems
 from gateway.proxy import headers
 from gateway.proxy.errors import RedisUnavailable, Reject
@@ -165,6 +166,25 @@ async def test_kongs_windows_hold_with_every_algorithm(make, exchange_of, clock,
     assert await passes(plugin, exchange_of())
 
 
+async def test_a_leaky_bucket_may_let_those_who_pass_wait(make, exchange_of, clock, monkeypatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 6))
+
+    monkeypatch.setattr(rate_limiting.asyncio, "sleep", sleep)
+    bucket = {"limit": 10, "window": "1s", "algorithm": "leaky-bucket", "burst": 4, "delay": True}
+    plugin = make("rate-limiting", {"limits": [bucket, {"limit": 100, "window": "1m"}]})
+    assert [await passes(plugin, exchange_of()) for _ in range(5)] == [True] * 4 + [False]
+    assert slept == [0.1, 0.2, 0.3]
+    clock.now_s += 0.25
+    assert [await passes(plugin, exchange_of()) for _ in range(3)] == [True, True, False]
+    assert slept[3:] == [0.15, 0.25]
+    clock.now_s += 1
+    assert await passes(plugin, exchange_of())
+    assert len(slept) == 5
+
+
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +331,8 @@ def test_windows_can_be_written_for_people(registry, window, seconds) -> None:
         ({"limits": [{"limit": 1, "window": 0.5}]}, "limits.0.window"),
         ({"limits": [{"limit": 1, "window": "367d"}]}, "limits.0.window"),
         ({"limits": [{"limit": 1_000_000, "window": "366d", "algorithm": "leaky-bucket"}]}, "limits.0"),
+        ({"limits": [{"limit": 5, "window": 5, "delay": True}]}, "limits.0"),
+        ({"limits": [{"limit": 5, "window": "2m", "algorithm": "leaky-bucket", "delay": True}]}, "limits.0"),
         ({"year": 1_000_000, "algorithm": "token-bucket"}, ""),
         ({"minute": 5, "cost": 6}, ""),
         ({"minute": 5, "max_cost": 6}, ""),

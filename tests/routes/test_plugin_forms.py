@@ -159,7 +159,7 @@ def test_kinds_and_bounds_come_from_the_schema():
     }  # fmt: skip
     assert (fields["error_code"].low, fields["error_code"].high, fields["error_code"].default) == (400, 599, 429)
     assert fields["by"].choices == ("consumer", "key", "ip", "header", "route")
-    assert [field.name for field in fields["limits"].fields] == ["limit", "window", "algorithm", "burst"]
+    assert [field.name for field in fields["limits"].fields] == ["limit", "window", "algorithm", "burst", "delay"]
     assert fields["limits"].fields[0].required
 
 
