@@ -55,7 +55,7 @@ class Keeper(threading.Thread):
     def run(self) -> None:
         while not self._stopping.wait(LOOK_S):
             self.turn()
-        connection.close()
+            connection.close()  # it is needed once in a while
 
     def stop(self) -> None:
         self._stopping.set()
@@ -75,7 +75,6 @@ class Keeper(threading.Thread):
             self._left = TIMES  # what was counted meanwhile was not counted there
         except Error as error:
             logger.warning("quotas are put back later: %s", str(error).strip())
-            connection.close()
 
 
 def reconcile(client: Any, now: datetime) -> int:
