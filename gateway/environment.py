@@ -80,6 +80,14 @@ class Environment(BaseSettings):
     """What a worker serves: `proxy` only traffic, `admin` only the control plane, `all` both on one port."""
     port: int = Field(8080, ge=1, le=65535, validation_alias="PORT")
     """Port of the `all` and `proxy` roles."""
+    tls_port: int = Field(0, ge=0, le=65535)
+    """Port of the `all` and `proxy` roles on which the same is served over TLS (1.2 and 1.3). 0: none."""
+    tls_certificates: Words = []
+    """Files, each with a certificate, those that lead to its authority, and its private key, all in PEM. With several,
+    a client gets the one for the name it asks for, or the first. Read by workers as they start: SIGHUP renews them."""
+    tls_client_ca: Path | None = None
+    """Authorities in PEM whose certificates clients may show on `GATEWAY_TLS_PORT`, for the plugin mtls-auth. Nobody
+    has to show one."""
     admin_port: int = Field(8081, ge=1, le=65535)
     """Port of the `admin` role."""
     status_port: int = Field(8082, ge=0, le=65535)
@@ -174,6 +182,7 @@ class Environment(BaseSettings):
 
     @field_validator(
         "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
+        "tls_certificates",
         mode="before", check_fields=True,
     )  # fmt: skip
     @classmethod
@@ -190,7 +199,8 @@ class Environment(BaseSettings):
     @property
     def fence(self) -> Fence:
         """Where upstreams may be, as set here."""
-        own = {self.port} if self.role == "all" else {self.port, self.admin_port, self.status_port}
+        own = {self.port, self.tls_port}
+        own |= set() if self.role == "all" else {self.admin_port, self.status_port}
         return Fence(self.upstream_allow, self.upstream_deny, own - {0}, self.bind)
 
 

@@ -101,6 +101,7 @@ class Exchange:
         "bytes_in",
         "bytes_out",
         "cache_status",
+        "certificate",
         "chain",
         "claims",
         "client_ip",
@@ -170,6 +171,7 @@ class Exchange:
         self.peer_ip = peer_ip  # the address that is connected to us; "" on a unix socket
         self.peer_trusted = False
         self.client_ip = peer_ip  # after trusted X-Forwarded-For
+        self.certificate = b""  # what the client has shown to us, in DER; its issuer is one of GATEWAY_TLS_CLIENT_CA
         self.forwarded_for = b""  # a trusted proxy's X-Forwarded-For, to be continued
         self.path = ""  # normalised reading: what routes match on
         self.plain = True  # nobody could read the path differently

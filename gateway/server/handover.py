@@ -1,6 +1,7 @@
 """A WebSocket upgrade: the socket leaves the HTTP/1.1 front and becomes daphne's.
 
-The reactor adopts a duplicate of the descriptor and the asyncio transport is aborted, which closes only its own.
+The reactor adopts a duplicate of the descriptor and the asyncio transport is aborted, which closes only its own. Of a
+connection with TLS it gets one end of a socket pair, and what goes in and out there is carried to and from the TLS.
 Autobahn then gets a head made for it, with what the handshake needs and nothing else: no `Daphne-Root-Path`, no
 target it could read differently from us. What the application sees is `protocol.scope`, from our own reading.
 """
@@ -12,6 +13,7 @@ from typing import Any
 
 from twisted.internet.protocol import ServerFactory
 
+from gateway.server.bridge import bridge
 from gateway.server.flow import Flow
 from gateway.server.head import Head
 from gateway.server.http1 import Connection
@@ -43,9 +45,15 @@ def adopt(ws_factory: Any, connection: Connection, head: Head, rest: bytes) -> N
     protocol._raw_query_string = head.query  # daphne sets it from outside, too
     protocol.scope = websocket_scope(head, connection, flow)
     transport = connection.detach()
-    sock: socket.socket = transport.get_extra_info("socket")
-    reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
-    transport.abort()
+    if connection.scheme == "https":
+        ours, theirs = socket.socketpair()
+        bridge(connection.loop, transport, ours)
+        reactor.adoptStreamConnection(theirs.fileno(), theirs.family, _Single(protocol))
+        theirs.close()  # the reactor has a duplicate
+    else:
+        sock: socket.socket = transport.get_extra_info("socket")
+        reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
+        transport.abort()
     flow.begin()
     fields = b"".join(b"%s: %s\r\n" % pair for pair in head.headers if pair[0] in _HANDSHAKE)
     protocol.dataReceived(b"GET / HTTP/1.1\r\n" + fields + b"\r\n" + rest)
