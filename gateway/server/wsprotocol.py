@@ -19,5 +19,5 @@ class GatewayWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
 
     def onClose(self, wasClean: bool, code: int, reason: str) -> None:
         if self.flow is not None:
-            self.flow.left()
+            self.flow.left(reason or "" if wasClean else "")
         super().onClose(wasClean, code, reason)
