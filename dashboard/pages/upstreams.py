@@ -16,6 +16,7 @@ from django.urls import path
 from dashboard import breakdown, edits
 from dashboard.breakdown import Day, TargetUsage, last_day
 from dashboard.figures import figures
+from dashboard.guards import GuardState, guarded
 from dashboard.page import Guarded, Page
 from routes.document import TargetFields, bounds
 from routes.health import Health, Healths
@@ -109,6 +110,7 @@ class UpstreamDetail(Page):
             upstream=upstream,
             aims=aims(upstream, targets, healths, usage, former),
             discovery=healths.discovery(upstream),
+            guard=_guard(upstream),
             branches=branches,
             sampled=sum(one.requests for one in usage.values()),
             gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},
@@ -116,6 +118,14 @@ class UpstreamDetail(Page):
             **figures(self.range, upstream_id=upstream.pk),
             **context,
         )
+
+
+def _guard(upstream: Upstream) -> GuardState | None:
+    """None: nothing guards it, so nobody is asked."""
+    has_breaker = bool(upstream.breaker_error_percent or upstream.breaker_slow_ms)
+    if not has_breaker and not upstream.max_concurrency:
+        return None
+    return guarded().get(upstream.name) or GuardState("unused" if has_breaker else None)
 
 
 def aims(

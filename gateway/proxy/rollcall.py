@@ -59,19 +59,18 @@ class RollCall:
         self._answers = answers
 
     async def hear(self, data: bytes) -> None:
-        """A message of CHANNEL. What is not for us, or not understood (another version, while a node is rolled), is
-        left without an answer."""
+        """A message of CHANNEL. What is not signed or not understood (another version, while a node is rolled) gets no
+        answer; a question for another node gets None, so that the asker need not wait for us."""
         question = self._sealed.read(data, time())
-        if question is None or question.get("node") not in (None, self._who["node"]):
+        if question is None or question.get("ask") not in self._answers:
             return
-        answer = self._answers.get(question["ask"])
-        if answer is None:
-            return
-        try:
-            said = answer(question["about"])
-        except Exception:  # protects the subscription, by which configuration comes, too
-            logger.exception("the question %r could not be answered", question["ask"])
-            return
+        said = None
+        if question.get("node") in (None, self._who["node"]):
+            try:
+                said = self._answers[question["ask"]](question["about"])
+            except Exception:  # protects the subscription, by which configuration comes, too
+                logger.exception("the question %r could not be answered", question["ask"])
+                return
         try:
             await self._command("PUBLISH", question["to"], self._sealed.write({**self._who, "said": said}, time()))
         except RedisUnavailable:
