@@ -31,6 +31,7 @@ class Flow:
         self._writable.set()
         self._on_left: Callable[[], None] | None = None
         self.reason = ""  # the client's, when it has closed
+        self.on_end: Callable[[], None] = lambda: None  # called when the connection has ended
 
     def begin(self) -> None:
         """The protocol has its transport."""

@@ -42,10 +42,16 @@ def adopt(ws_factory: Any, connection: Connection, head: Head, rest: bytes) -> N
     protocol.flow = flow = Flow(protocol)
     protocol._raw_query_string = head.query  # daphne sets it from outside, too
     protocol.scope = websocket_scope(head, connection, flow)
-    transport = connection.detach()
+    transport, ended = connection.detach()
+    flow.on_end = ended
     sock: socket.socket = transport.get_extra_info("socket")
-    reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
-    transport.abort()
+    try:
+        reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
+    except BaseException:  # no descriptor is left for the duplicate
+        ended()
+        raise
+    finally:
+        transport.abort()
     flow.begin()
     fields = b"".join(b"%s: %s\r\n" % pair for pair in head.headers if pair[0] in _HANDSHAKE)
     protocol.dataReceived(b"GET / HTTP/1.1\r\n" + fields + b"\r\n" + rest)
