@@ -74,8 +74,9 @@ async def on_stop() -> None:
 def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     timeout_s = float(sys.argv[2])
+    limits = Limits(**json.loads(os.environ.get("LIMITS", "{}")))
     server = WorkerServer(
-        application, [sock], limits=Limits(**json.loads(os.environ.get("LIMITS", "{}"))), on_start=on_start, on_drain=lambda: say("drain"), on_stop=on_stop,
+        application, [sock], limits=limits, on_start=on_start, on_drain=lambda: say("drain"), on_stop=on_stop,
         on_refused=lambda status, code, client: say("refused", code), drain_timeout_s=timeout_s,
     )  # fmt: skip
     server.run()
