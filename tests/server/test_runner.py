@@ -181,7 +181,8 @@ async def test_a_handshake_under_way_is_told_to_end_as_soon_as_it_is_over(worker
         assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
     assert await read_frame(client) == (CLOSE, struct.pack("!H", 1001))
     await client.send(frame(CLOSE, struct.pack("!H", 1001)))
-    assert [await worker.line() for _ in range(3)] == ["websocket closed 1001", "stop", "end 0 0"]
+    assert [await worker.line() for _ in range(2)] == ["websocket closed 1001", "stop"]
+    assert await worker.ended() == 0
 
 
 @pytest.mark.parametrize(
