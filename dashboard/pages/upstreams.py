@@ -57,6 +57,7 @@ class Row:
     aims: list[Aim]
     routes: int
     day: Day
+    guard: GuardState | None = None
 
     @property
     def serving(self) -> int:
@@ -75,6 +76,7 @@ class Upstreams(Page):
             found = found.filter(name__icontains=wanted) | found.filter(targets__host__icontains=wanted)
         upstreams: list[Any] = list(found.distinct())
         healths = Healths()
+        guards = guarded() if any(map(_is_guarded, upstreams)) else {}
         days = last_day("upstream_id", [upstream.pk for upstream in upstreams], self.now)
         rows = [
             Row(
@@ -82,6 +84,7 @@ class Upstreams(Page):
                 aims(upstream, healths.targets(upstream), healths),
                 len(upstream.branches.all()),
                 days[upstream.pk],
+                guards.get(upstream.name),
             )
             for upstream in upstreams
         ]
@@ -122,10 +125,17 @@ class UpstreamDetail(Page):
 
 def _guard(upstream: Upstream) -> GuardState | None:
     """None: nothing guards it, so nobody is asked."""
-    has_breaker = bool(upstream.breaker_error_percent or upstream.breaker_slow_ms)
-    if not has_breaker and not upstream.max_concurrency:
+    if not _is_guarded(upstream):
         return None
-    return guarded().get(upstream.name) or GuardState("unused" if has_breaker else None)
+    return guarded().get(upstream.name) or GuardState("unused" if _has_breaker(upstream) else None)
+
+
+def _is_guarded(upstream: Upstream) -> bool:
+    return bool(_has_breaker(upstream) or upstream.max_concurrency)
+
+
+def _has_breaker(upstream: Upstream) -> bool:
+    return bool(upstream.breaker_error_percent or upstream.breaker_slow_ms)
 
 
 def aims(

@@ -158,7 +158,8 @@ def test_the_upstreams_page_tells_of_its_circuit_and_ceiling(operator, answering
     assert "circuit closed" in text_of(operator.get(url))
     with worker("n1", 2) as second:
         use(second, is_open=True)
-        page = text_of(operator.get(url))
+        page, listed = text_of(operator.get(url)), text_of(operator.get(reverse("dashboard:upstreams")))
+    assert "circuit open" in listed
     for words in ("circuit open", "in 1 of 2 workers", "6 under way", "of at most 20 per worker"):
         assert words in page, words
     other = Upstream.objects.get(name="users-next")
