@@ -14,7 +14,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from gateway.proxy.rollcall import CHANNEL, Sealed
+from gateway.proxy.rollcall import Sealed
 
 #: The longest wait for the last of them; those that are well answer within a few ms.
 WAIT_S = 0.5
@@ -47,7 +47,7 @@ def ask(question: str, about: Mapping[str, Any], *, node: str = "", wait_s: floa
             channel.subscribe(to)
             channel.get_message(timeout=TIMEOUT_S)  # that the subscription holds
             until_s = monotonic() + wait_s
-            heard_by = _client(settings.REDIS_URL).publish(CHANNEL, sealed.write(message, time()))
+            heard_by = _client(settings.REDIS_URL).publish(sealed.channel, sealed.write(message, time()))
             answered: list[Answered] = []
             passed = 0  # workers of other nodes hear the question, too, and have nothing to say
             while len(answered) + passed < heard_by and (left_s := until_s - monotonic()) > 0:

@@ -42,7 +42,6 @@ from gateway.proxy.journal import Journal
 from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
-from gateway.proxy.rollcall import CHANNEL as ASK_CHANNEL
 from gateway.proxy.rollcall import RollCall
 from gateway.proxy.roster import Roster
 from gateway.proxy.segments import spool_dir
@@ -296,7 +295,7 @@ class Runtime:
         POLL_S; a lost question one answer."""
         channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL]
         if self.environment.role != "admin":
-            channels.append(ASK_CHANNEL)
+            channels.append(self.roll_call.channel)
         while True:
             try:
                 async with (
@@ -305,7 +304,7 @@ class Runtime:
                 ):
                     await channel.subscribe(*channels)
                     async for message in channel.listen():
-                        if message["channel"] == ASK_CHANNEL.encode():
+                        if message["channel"] == self.roll_call.channel.encode():
                             await self.roll_call.hear(message["data"])
                         else:
                             self._nudged.set()

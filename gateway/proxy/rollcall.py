@@ -1,6 +1,6 @@
 """The roll call: a question to every worker of every node, and what each answers. Over Redis, and only when one asks.
 
-    asker (`dashboard.rollcall`) ── PUBLISH hg:ask ──► workers ── PUBLISH to the channel the question names ──► asker
+    asker (`dashboard.rollcall`) ── PUBLISH hg:ask:… ──► workers ── PUBLISH to the channel the question names ──► asker
 
 Both ways a message is signed: who can write to Redis can neither close what is open nor tell of what is not. A lost
 question or answer is a worker that says nothing; the asker waits for a bounded time and says who that was.
@@ -18,7 +18,6 @@ from typing import Any
 
 from gateway.proxy.errors import RedisUnavailable
 
-CHANNEL = "hg:ask"
 #: How far the clocks of two nodes may differ, and how long a question could be said again by somebody who overheard it.
 MAX_AGE_S = 30.0
 _SIGNATURE_BYTES = hashlib.sha256().digest_size
@@ -28,10 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class Sealed:
-    """Messages ↔ bytes that hold for `MAX_AGE_S`."""
+    """Messages ↔ bytes that hold for `MAX_AGE_S`. `channel`: where questions are asked. It goes by the secret, for one
+    Redis may serve several installations, and its databases do not part its channels."""
 
     def __init__(self, secret: str) -> None:
         self._key = hmac.digest(secret.encode(), b"hydragate roll call 1", "sha256")
+        self.channel = "hg:ask:" + hmac.digest(self._key, b"channel", "sha256").hex()[:16]
 
     def write(self, message: Mapping[str, Any], wall_s: float) -> bytes:
         body = json.dumps({**message, "at": wall_s}, separators=(",", ":")).encode()
@@ -57,9 +58,10 @@ class RollCall:
         self._who = {"node": node, "worker": worker}
         self._sealed = Sealed(secret)
         self._answers = answers
+        self.channel = self._sealed.channel
 
     async def hear(self, data: bytes) -> None:
-        """A message of CHANNEL. What is not signed or not understood (another version, while a node is rolled) gets no
+        """A message of `channel`. What is not signed or understood (another version, while a node is rolled) gets no
         answer; a question for another node gets None, so that the asker need not wait for us."""
         question = self._sealed.read(data, time())
         if question is None or question.get("ask") not in self._answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -166,8 +167,9 @@ def connected(gateway: Gateway, showcase: Showcase) -> Iterator[None]:
     """Two open WebSockets, of different consumers."""
     with ExitStack() as stack:
         for consumer in CONSUMERS[:2]:
-            headers = {"apikey": showcase.keys[consumer], "Host": HOST}
-            stack.enter_context(connect(f"ws://127.0.0.1:{gateway.port}/orders/1", additional_headers=headers))
+            sock = socket.create_connection(("127.0.0.1", gateway.port))
+            headers = {"apikey": showcase.keys[consumer]}
+            stack.enter_context(connect(f"ws://{HOST}/orders/1", sock=sock, additional_headers=headers))
         yield
 
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from gateway.proxy.batcher import Batcher
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.guard import Guards
-from gateway.proxy.rollcall import CHANNEL, RollCall
+from gateway.proxy.rollcall import RollCall
 from gateway.proxy.roster import OpenSocket, Roster
 from routes.models import WorkerReport
 
@@ -62,7 +62,7 @@ class Answering(threading.Thread):
         )
         try:
             async with redis.asyncio.from_url(settings.REDIS_URL) as client, client.pubsub() as channel:
-                await channel.subscribe(CHANNEL)
+                await channel.subscribe(call.channel)
                 async for message in channel.listen():
                     if message["type"] == "subscribe":
                         self.ready.set()

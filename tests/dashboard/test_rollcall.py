@@ -14,17 +14,25 @@ from django.conf import settings
 from django.test import override_settings
 
 from dashboard.rollcall import RedisAway, ask
-from gateway.proxy.rollcall import CHANNEL, Sealed
+from gateway.proxy.rollcall import Sealed
 from tests.dashboard.answering import worker
 
-OURS = Sealed(settings.SECRET_KEY)
+SECRET = "of an installation without workers"
+OURS = Sealed(SECRET)
+
+
+@pytest.fixture(autouse=True)
+def own_installation() -> Iterator[None]:
+    """A gateway of another test may be there, on the same Redis."""
+    with override_settings(SECRET_KEY=SECRET):
+        yield
 
 
 @contextmanager
 def answering(reply: Any) -> Iterator[None]:
     """Somebody who hears one question and publishes `reply(question)`, bytes; None: says nothing."""
     with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub(ignore_subscribe_messages=True) as channel:
-        channel.subscribe(CHANNEL)
+        channel.subscribe(OURS.channel)
         channel.get_message(timeout=5)
 
         def listen() -> None:

@@ -91,3 +91,7 @@ async def test_an_answer_that_fails_or_cannot_be_sent_ends_nothing(call: RollCal
     published.away = False
     await call.hear(SEALED.write(question(), time()))
     assert len(published.messages) == 1
+
+
+def test_installations_on_one_redis_do_not_hear_one_another() -> None:
+    assert Sealed("another").channel != SEALED.channel == Sealed("secret").channel
