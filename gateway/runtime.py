@@ -42,6 +42,8 @@ from gateway.proxy.journal import Journal
 from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
+from gateway.proxy.rollcall import RollCall
+from gateway.proxy.roster import Roster
 from gateway.proxy.segments import spool_dir
 from gateway.proxy.shadows import Shadows
 from gateway.proxy.sightings import Sighting
@@ -97,6 +99,18 @@ class Runtime:
         self.access_log = _access_log(environment)
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
+        self.roster = Roster()
+        self.roll_call = RollCall(
+            self.batcher.command,
+            node=environment.node,
+            worker=worker,
+            secret=settings.SECRET_KEY,
+            answers={
+                "websockets": self.roster.told,
+                "close": self.roster.closed,
+                "guards": lambda about: [*self.forwarder.guards.shown()],
+            },
+        )
         self.front: Callable[[], dict[str, Any]] = dict  # our own server tells of its connections and limits
         self._redis_url = redis_url
         self._started_s = time()
@@ -286,16 +300,23 @@ class Runtime:
     # --- nudges and credentials -------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        """Wake the poll at each message. Lost messages, Redis outages and restarts only cost up to POLL_S."""
+        """Wake the poll at each message, answer each question. Lost messages, Redis outages and restarts cost up to
+        POLL_S; a lost question one answer."""
+        channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL]
+        if self.environment.role != "admin":
+            channels.append(self.roll_call.channel)
         while True:
             try:
                 async with (
                     redis.asyncio.from_url(self._redis_url, socket_connect_timeout=1) as client,
                     client.pubsub(ignore_subscribe_messages=True) as channel,
                 ):
-                    await channel.subscribe(CONFIG_CHANNEL, CREDENTIALS_CHANNEL)
-                    async for _ in channel.listen():
-                        self._nudged.set()
+                    await channel.subscribe(*channels)
+                    async for message in channel.listen():
+                        if message["channel"] == self.roll_call.channel.encode():
+                            await self.roll_call.hear(message["data"])
+                        else:
+                            self._nudged.set()
             except (redis.RedisError, OSError):
                 await asyncio.sleep(POLL_S)
 

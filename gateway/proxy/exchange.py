@@ -110,6 +110,7 @@ class Exchange:
         "content_length",
         "credential",
         "detail",
+        "end",
         "finished_s",
         "forwarded_for",
         "headers",
@@ -196,6 +197,7 @@ class Exchange:
         self.answer_body: bytes | AsyncIterator[bytes] = b""
         self.bodies: list[AsyncIterator[bytes]] = []  # what body hooks made of the answer's, outermost first
         self.release: Callable[[], Awaitable[None]] | None = None  # gives the upstream's connection back
+        self.end: Callable[[], None] | None = None  # ends a stream of events early, as if the upstream had
         self.cache_status = ""
         self.outcome = ""
         self.detail = ""  # one sentence for the operator, on the usage row
