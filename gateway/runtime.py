@@ -24,8 +24,10 @@ from django.conf import settings
 
 from gateway.database import Database, DatabaseUnavailable
 from gateway.environment import Environment
+from gateway.plugins import purges
 from gateway.plugins.base import Resources
 from gateway.plugins.registry import Registry
+from gateway.plugins.store import Store
 from gateway.proxy import metrics
 from gateway.proxy.accesslog import AccessLog
 from gateway.proxy.balancer import Balancer
@@ -76,8 +78,18 @@ class Runtime:
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.calls = Calls(environment.fence)
+        self.store = Store(  # over a connection of its own: counters never wait behind bodies
+            Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000),
+            secret=settings.SECRET_KEY,
+            max_bytes=environment.cache_worker_mb << 20,
+        )
         self.resources = Resources(
-            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
+            limiter=self.batcher,
+            credentials=self.credentials,
+            caller=self.calls,
+            clock=monotonic,
+            wall=time,
+            store=self.store,
         )
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
         self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
@@ -143,6 +155,7 @@ class Runtime:
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()
+        await self.store.aclose()
         await self.calls.aclose()
         await self.batcher.aclose()
         self.database.close()
@@ -160,6 +173,7 @@ class Runtime:
             self._nudged.clear()
             with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
                 await self.batcher.command("PING")
+            await self.store.poll()
             for part, away_s in self._away().items():
                 metrics.PART_UP.labels(part).set(away_s is None)
             try:
@@ -284,9 +298,12 @@ class Runtime:
                     redis.asyncio.from_url(self._redis_url, socket_connect_timeout=1) as client,
                     client.pubsub(ignore_subscribe_messages=True) as channel,
                 ):
-                    await channel.subscribe(CONFIG_CHANNEL, CREDENTIALS_CHANNEL)
-                    async for _ in channel.listen():
-                        self._nudged.set()
+                    await channel.subscribe(CONFIG_CHANNEL, CREDENTIALS_CHANNEL, purges.CHANNEL)
+                    async for message in channel.listen():
+                        if message["channel"] == purges.CHANNEL.encode():
+                            self.store.hear(message["data"])
+                        else:
+                            self._nudged.set()
             except (redis.RedisError, OSError):
                 await asyncio.sleep(POLL_S)
 

@@ -27,6 +27,7 @@ NONE: Directives = {}
 
 #: RFC 9110 §15.1: may be kept without an explicit lifetime.
 HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
+STATUSES = (200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501)
 #: RFC 5861 §4.
 ERRORS = frozenset({500, 502, 503, 504})
 
@@ -159,7 +160,7 @@ def tags(fields: Pairs) -> frozenset[bytes]:
 class Rules:
     """What a route's settings say, where answers leave it open."""
 
-    statuses: frozenset[int] = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501})
+    statuses: frozenset[int] = frozenset(STATUSES)
     ttl_s: int = 0  # of answers that say nothing; 0: they are not kept
     heuristics: bool = False  # a tenth of the time since Last-Modified
     heuristic_max_s: int = 86_400
