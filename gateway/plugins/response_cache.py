@@ -23,7 +23,7 @@ from pydantic import Field, StringConstraints
 from gateway.plugins import freshness
 from gateway.plugins.base import Forward, Plugin, PluginConfig, Resources
 from gateway.plugins.flights import AGAIN, ALONE, Fill, Flight, Told
-from gateway.plugins.freshness import Directives, NotKept, Rules, Terms, Use
+from gateway.plugins.freshness import STATUSES, Directives, NotKept, Rules, Terms, Use
 from gateway.plugins.purges import Purge
 from gateway.plugins.store import Entry
 from gateway.proxy import headers, query

@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Protocol
 
 from gateway.plugins import freshness
@@ -37,6 +37,7 @@ MAX_UNSENT_BYTES = 8 << 20  # on their way to Redis; beyond it answers stay in t
 OVERHEAD_BYTES = 600  # of an entry, besides its bytes
 OVERLAP_S = 5.0  # of a look at the log with the one before: others' clocks differ
 FORMAT = 1
+_TERMS = tuple(one.name for one in fields(Terms))
 
 
 @dataclass(slots=True, eq=False)
@@ -220,10 +221,10 @@ class Store:
         said = msgpack.unpackb(record, use_list=False)
         if said[0] != FORMAT or said[1] != _digest_of(key, varied, selected):
             return None
-        _, _, status, fields, body, token, pieces, digest, terms, requested_s, received_s, age_s, *where = said
+        _, _, status, pairs, body, token, pieces, digest, terms, requested_s, received_s, age_s, *where = said
         authority, target, tags, route = where
         entry = Entry(
-            status, list(fields), body, Terms(*terms[:-1], frozenset(terms[-1])), requested_s, received_s,
+            status, list(pairs), body, _terms(*terms), requested_s, received_s,
             age_s, varied, selected, authority, target, frozenset(tags), route,
         )  # fmt: skip
         return entry, token, pieces, digest
@@ -357,6 +358,11 @@ class Slot:
     def __init__(self, varied: tuple[bytes, ...]) -> None:
         self.varied = varied
         self.entries: dict[tuple[bytes | None, ...], Entry] = {}
+
+
+def _terms(*said: Any) -> Terms:
+    told = dict(zip(_TERMS, said, strict=True))
+    return Terms(**told | {"hidden": frozenset(told["hidden"])})
 
 
 def _digest_of(key: bytes, varied: tuple[bytes, ...], selected: tuple[bytes | None, ...]) -> bytes:

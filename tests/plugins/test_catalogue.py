@@ -58,7 +58,10 @@ def test_the_docstring_names_phases_failures_and_kongs_twin(plugin: type[Plugin]
     assert doc.startswith(f"{plugin.name}: ")
     phases = re.search(r"^Phases +(.*)$", doc, re.MULTILINE)
     assert phases is not None
-    assert tuple(re.findall(r"\b(access|forward|response|body|log)\b", re.sub(r"\(.*?\)", "", phases[1]))) == plugin.hooks()
+    assert (
+        tuple(re.findall(r"\b(access|forward|response|body|log)\b", re.sub(r"\(.*?\)", "", phases[1])))
+        == plugin.hooks()
+    )
     assert re.search(r"^Fails +", doc, re.MULTILINE)
     assert re.search(r"^Compare +Kong's ", doc, re.MULTILINE)
 
