@@ -4,10 +4,25 @@ against a real upstream, at a time of its own. What the rules are by themselves:
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
+from gateway.plugins.base import Plugin, Resources
+from gateway.plugins.registry import ConfigProblems, Registry
+from gateway.plugins.request_transformer import RequestTransformer
+from gateway.plugins.response_cache import ResponseCache
+from gateway.plugins.response_transformer import ResponseTransformer
+from gateway.plugins.store import Store
+from gateway.proxy.errors import UpstreamError
+from gateway.proxy.exchange import Consumer, Exchange
+from gateway.proxy.headers import get
+from gateway.proxy.table import RoutingTable
 from tests.plugins.caching import Cached, Clock, Origin, Step, play
-from tests.upstream import serving
+from tests.proxy.gatewaying import NOTHING, NoConfig, request, route
+from tests.running import free_port
+from tests.upstream import Wire, serving, until
 
 CHANGED = "last-modified: Mon, 21 Sep 2026 14:12:20 GMT"
 FOREVER = "200 | cache-control: max-age=1000"
@@ -88,7 +103,7 @@ async def test_kept(first: str, said: str, second: str) -> None:
     body = "''" if said.startswith("204") else "#1"
     await played(
         [(0, first, said, f"{said[:3]} {body} | -age"), (1, second, None, f"{said[:3]} {body} | age: 1 | -x-a")]
-        if "x-a" not in said
+        if "x-a: 1" not in said
         else [(0, first, said, "200 #1 | x-a: 1"), (1, second, None, "200 #1 | -x-a")],
         {},
     )
@@ -180,7 +195,8 @@ async def test_not_kept(first: str, said: str, second: str) -> None:
 
 STORIES: dict[str, list[Step]] = {
     "fresh until it is as old as its lifetime": [
-        (0, "GET", "200 | cache-control: max-age=60", "200 #1 | cache-status: hydragate; fwd=uri-miss; fwd-status=200; stored"),
+        (0, "GET", "200 | cache-control: max-age=60",
+         "200 #1 | cache-status: hydragate; fwd=uri-miss; fwd-status=200; stored"),
         (59, "GET", None, "200 #1 | age: 59 | cache-status: hydragate; hit; ttl=1"),
         (1, "GET", "200 | cache-control: max-age=60", "200 #2 | cache-status: ~fwd=stale"),
         (1, "GET", None, "200 #2 | age: 1"),
@@ -246,7 +262,8 @@ STORIES: dict[str, list[Step]] = {
     ],
     "a client asks for a look": [
         (0, "GET", TAGGED, "200 #1"),
-        (1, "GET | cache-control: no-cache", f"304 | {ETAG}", "200 #1 | cache-status: ~fwd=request", 'if-none-match: "a"'),
+        (1, "GET | cache-control: no-cache", f"304 | {ETAG}", "200 #1 | cache-status: ~fwd=request",
+         'if-none-match: "a"'),
         (9, "GET", None, "200 #1 | age: 9"),
     ],
     "a client has it already": [
@@ -280,7 +297,8 @@ STORIES: dict[str, list[Step]] = {
     ],
     "a client has what replaces the stale one": [
         (0, "GET", TAGGED, "200 #1"),
-        (11, 'GET | if-none-match: "b"', '200 | cache-control: max-age=10 | etag: "b"', "304 ''", '-if-none-match: "b"'),
+        (11, 'GET | if-none-match: "b"', '200 | cache-control: max-age=10 | etag: "b"', "304 ''",
+         '-if-none-match: "b"'),
         (1, "GET", None, "200 #2"),
     ],
     "a condition about what is not kept goes upstream": [
@@ -304,7 +322,8 @@ STORIES: dict[str, list[Step]] = {
         (0, 'GET | range: bytes=0-1 | if-none-match: "a"', None, "304 ''"),
     ],
     "a part that is not kept is not taken for the whole": [
-        (0, "GET | range: bytes=0-1", "206 | cache-control: max-age=99 | content-range: bytes 0-1/9", "206 #1", "range: bytes=0-1"),
+        (0, "GET | range: bytes=0-1", "206 | cache-control: max-age=99 | content-range: bytes 0-1/9", "206 #1",
+         "range: bytes=0-1"),
         (0, "GET", "200", "200 #2"),
     ],
     "a part of a stale one": [
@@ -347,7 +366,8 @@ STORIES: dict[str, list[Step]] = {
     ],
     "an error is covered by a stale one": [
         (0, "GET", "200 | cache-control: max-age=10, stale-if-error=60", "200 #1"),
-        (20, "GET", "503 | cache-control: max-age=99", "200 #1 | age: 20 | cache-status: ~fwd-status=503; detail=stale-if-error"),
+        (20, "GET", "503 | cache-control: max-age=99",
+         "200 #1 | age: 20 | cache-status: ~fwd-status=503; detail=stale-if-error"),
         (20, "GET", "500", "200 #1"),
         (29, "GET", "502", "200 #1"),
         (1, "GET", "504", "504 #5"),
@@ -382,7 +402,8 @@ STORIES: dict[str, list[Step]] = {
         (0, "GET | accept: a", f"304 | {ETAG}", "200 #1", 'if-none-match: "a"'),
     ],
     "compressed ones apart": [
-        (0, "GET | accept-encoding: gzip", f"{FOREVER} | vary: accept-encoding | content-encoding: gzip | text: gz", "200 gz"),
+        (0, "GET | accept-encoding: gzip", f"{FOREVER} | vary: accept-encoding | content-encoding: gzip | text: gz",
+         "200 gz"),
         (0, "GET", f"{FOREVER} | vary: accept-encoding", "200 #2 | -content-encoding"),
         (0, "GET | accept-encoding: gzip", None, "200 gz | content-encoding: gzip"),
         (0, "GET", None, "200 #2"),
@@ -392,7 +413,7 @@ STORIES: dict[str, list[Step]] = {
         (1, "POST", "200", "200 #2 | cache-status: hydragate; fwd=method"),
         (0, "GET", "200", "200 #3"),
     ],
-    "an unknown method does, too": [(0, "GET", FOREVER, "200 #1"), (1, "BREW", "200", "200"), (0, "GET", "200", "200 #3")],
+    "an unknown method does": [(0, "GET", FOREVER, "200 #1"), (1, "BREW", "200", "200"), (0, "GET", "200", "200")],
     "so does a redirect": [(0, "GET", FOREVER, "200 #1"), (1, "PUT", "303", "303"), (0, "GET", "200", "200 #3")],
     "a refused one does not": [(0, "GET", FOREVER, "200 #1"), (1, "DELETE", "403", "403"), (0, "GET", None, "200 #1")],
     "a failed one does not": [(0, "GET", FOREVER, "200 #1"), (1, "PATCH", "500", "500"), (0, "GET", None, "200 #1")],
@@ -425,7 +446,8 @@ STORIES: dict[str, list[Step]] = {
         (1, "GET", None, "200 #1 | -x-hop | -keep-alive | cache-status: hydragate; hit; ttl=999"),
     ],
     "why it was not kept": [
-        (0, "GET", "200 | cache-control: private", '200 | cache-status: hydragate; fwd=uri-miss; fwd-status=200; detail="private"'),
+        (0, "GET", "200 | cache-control: private",
+         '200 | cache-status: hydragate; fwd=uri-miss; fwd-status=200; detail="private"'),
     ],
     "surrogate keys are not for clients": [
         (0, "GET", f"{FOREVER} | surrogate-key: a b", "200 #1 | -surrogate-key"),
@@ -455,10 +477,14 @@ SETTINGS: list[tuple[dict[str, object], list[Step]]] = [
     ({"cache_ttl": 30}, [(0, "GET", "200", "200 #1"), (29, "GET", None, "200 #1"), (1, "GET", "200", "200 #2")]),
     ({"cache_ttl": 30}, [(0, "GET", "200 | cache-control: private", "200"), (0, "GET", "200", "200 #2")]),
     ({"cache_ttl": 30}, [(0, "GET", "200 | cache-control: max-age=5", "200"), (6, "GET", "200", "200 #2")]),
-    ({"heuristics": True}, [(0, "GET", f"200 | {CHANGED}", "200 #1"), (9, "GET", None, "200"), (1, "GET", "304", "200 #1")]),
+    ({"heuristics": True}, [
+        (0, "GET", f"200 | {CHANGED}", "200 #1"), (9, "GET", None, "200"), (1, "GET", "304", "200 #1"),
+    ]),
     ({"response_code": [404]}, [(0, "GET", FOREVER, "200"), (0, "GET", "200", "200 #2")]),
     ({"response_code": [500]}, [(0, "GET", "500 | cache-control: max-age=9", "500"), (0, "GET", None, "500 #1")]),
-    ({"request_method": ["GET"]}, [(0, "GET", FOREVER, "200"), (0, "HEAD", "200", "200 '' | cache-status: ~fwd=method")]),
+    ({"request_method": ["GET"]}, [
+        (0, "GET", FOREVER, "200"), (0, "HEAD", "200", "200 '' | cache-status: ~fwd=method"),
+    ]),
     ({"content_type": ["text/*"]}, [
         (0, "GET", f"{FOREVER} | content-type: Text/HTML; charset=x", "200"), (0, "GET", None, "200 #1"),
         (0, "GET /y", f"{FOREVER} | content-type: image/png", "200"), (0, "GET /y", "200", "200 #3"),
@@ -466,23 +492,28 @@ SETTINGS: list[tuple[dict[str, object], list[Step]]] = [
     ({"max_body_bytes": 4}, [
         (0, "GET", f"{FOREVER} | text: 1234", "200"), (0, "GET", None, "200 1234"),
         (0, "GET /y", f"{FOREVER} | text: 12345", "200 12345"), (0, "GET /y", "200", "200 #3"),
-        (0, "GET /z", f"{FOREVER} | text: 12345 | transfer-encoding: chunked", "200 12345"), (0, "GET /z", "200", "200 #5"),
+        (0, "GET /z", f"{FOREVER} | text: 12345 | transfer-encoding: chunked", "200 12345"), (0, "GET /z", "200",
+         "200 #5"),
     ]),
     ({"vary_headers": ["X-Tenant"]}, [
         (0, "GET | x-tenant: a", FOREVER, "200 #1"), (0, "GET | x-tenant: b", FOREVER, "200 #2"),
         (0, "GET | x-tenant: a", None, "200 #1"), (0, "GET", "200", "200 #3"),
     ]),
     ({"vary_query_params": ["a"]}, [
-        (0, "GET /x?a=1&b=2", FOREVER, "200 #1"), (0, "GET /x?b=3&a=1", None, "200 #1"), (0, "GET /x?a=2", "200", "200 #2"),
+        (0, "GET /x?a=1&b=2", FOREVER, "200 #1"), (0, "GET /x?b=3&a=1", None, "200 #1"), (0, "GET /x?a=2", "200",
+         "200 #2"),
         (0, "GET /x?%61=1", "200", "200 #3"),
     ]),
     ({"request_directives": False}, [
         (0, "GET | cache-control: no-store", FOREVER, "200 #1"), (0, "GET | cache-control: no-cache", None, "200 #1"),
         (0, "GET | pragma: no-cache", None, "200 #1"), (0, "GET /y | cache-control: only-if-cached", "200", "200 #2"),
     ]),
-    ({"status_header": False}, [(0, "GET", FOREVER, "200 | -cache-status"), (3, "GET", None, "200 #1 | -cache-status | age: 3")]),
+    ({"status_header": False}, [
+        (0, "GET", FOREVER, "200 | -cache-status"), (3, "GET", None, "200 #1 | -cache-status | age: 3"),
+    ]),
     ({"surrogate_keys": True}, [
-        (0, "GET", f"{FOREVER} | surrogate-key: b a", "200 | surrogate-key: b a"), (0, "GET", None, "200 | surrogate-key: a b"),
+        (0, "GET", f"{FOREVER} | surrogate-key: b a", "200 | surrogate-key: b a"), (0, "GET", None,
+         "200 | surrogate-key: a b"),
     ]),
     ({"stale_if_error": 60}, [(0, "GET", TAGGED, "200"), (69, "GET", "503", "200 #1"), (1, "GET", "503", "503")]),
     ({"stale_if_error": 60}, [(0, "GET", f"200 | cache-control: s-maxage=10 | {ETAG}", "200"), (20, "GET", "503", "503")]),
@@ -496,3 +527,402 @@ SETTINGS: list[tuple[dict[str, object], list[Step]]] = [
 @pytest.mark.parametrize(("config", "steps"), SETTINGS)
 async def test_settings(config: dict[str, object], steps: list[Step]) -> None:
     await played(steps, config)
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def answer(head: str, body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%b\r\ncontent-length: %d\r\n\r\n%b" % (head.encode(), len(body), body)
+
+
+class Gate:
+    """An upstream that answers when it is let to."""
+
+    def __init__(self, said: bytes) -> None:
+        self.said, self.opened, self.asked = said, asyncio.Event(), 0
+
+    async def script(self, wire: Wire) -> None:
+        while await wire.head():
+            self.asked += 1
+            await self.opened.wait()
+            await wire.send(self.said)
+
+
+async def at_once(bench: Cached, gate: Gate, asked: list[str], arrived: int) -> list[tuple[Exchange, bytes]]:
+    """All ask before the upstream answers anybody. `arrived`: how many it must have heard of by then."""
+    tasks = [asyncio.create_task(bench.ask(line)) for line in asked]
+    await until(lambda: gate.asked >= arrived and bench.pipeline.in_flight == len(asked))
+    await asyncio.sleep(0)
+    gate.opened.set()
+    return await asyncio.gather(*tasks)
+
+
+async def test_200_clients_on_one_key_are_one_request_upstream() -> None:
+    gate = Gate(answer("cache-control: max-age=60", b"one for all"))
+    async with serving(gate.script) as up, Cached(up.port) as bench:
+        got = await at_once(bench, gate, ["GET"] * 200, 1)
+        assert gate.asked == 1
+        assert {body for _, body in got} == {b"one for all"}
+        said = [get(exchange.response_headers or [], b"cache-status") or b"" for exchange, _ in got]
+        assert sum(b"collapsed" in one for one in said) == 199
+        assert bench.store.flights == {}
+
+
+async def test_200_clients_on_a_stale_one_confirm_it_once() -> None:
+    gate = Gate(b'HTTP/1.1 304 X\r\netag: "a"\r\n\r\n')
+    clock = Clock()
+    async with serving(gate.script) as up, Cached(up.port, clock) as bench:
+        gate.said, confirming = answer('cache-control: max-age=10\r\netag: "a"', b"body"), gate.said
+        await at_once(bench, gate, ["GET"], 1)
+        gate.said, gate.asked = confirming, 0
+        gate.opened.clear()
+        clock.now_s += 11
+        got = await at_once(bench, gate, ["GET"] * 200, 1)
+    assert gate.asked == 1
+    assert {(exchange.status, body) for exchange, body in got} == {(200, b"body")}
+
+
+@pytest.mark.parametrize("said", ["cache-control: private, max-age=60", "cache-control: no-store", "x-a: 1"])
+async def test_what_is_not_for_all_is_never_shared(said: str) -> None:
+    asked = 0
+
+    async def script(wire: Wire) -> None:
+        nonlocal asked
+        while await wire.head():
+            asked += 1
+            await wire.send(answer(said, b"%d" % asked))
+
+    async with serving(script) as up, Cached(up.port) as bench:
+        got = await asyncio.gather(*(bench.ask("GET") for _ in range(20)))
+        assert len({body for _, body in got}) == 20
+        assert bench.store.apart  # nobody waits for the next one
+
+
+async def test_who_varies_goes_alone() -> None:
+    gate = Gate(answer("cache-control: max-age=60\r\nvary: accept", b"x"))
+    async with serving(gate.script) as up, Cached(up.port) as bench:
+        await at_once(bench, gate, [f"GET | accept: {n % 4}" for n in range(40)], 1)
+    assert gate.asked == 4
+
+
+@pytest.mark.parametrize(
+    "line", ["GET | cache-control: no-cache", "GET | range: bytes=0-1", 'GET | if-none-match: "a"']
+)
+async def test_who_wants_another_answer_does_not_wait(line: str) -> None:
+    gate = Gate(answer("cache-control: max-age=60", b"x"))
+    async with serving(gate.script) as up, Cached(up.port) as bench:
+        await at_once(bench, gate, ["GET", line], 2)
+    assert gate.asked == 2
+
+
+async def test_without_coalescing_each_goes_alone() -> None:
+    gate = Gate(answer("cache-control: max-age=60", b"x"))
+    async with serving(gate.script) as up, Cached(up.port, coalesce=False) as bench:
+        await at_once(bench, gate, ["GET"] * 10, 10)
+    assert gate.asked == 10
+
+
+async def test_nobody_waits_for_ever() -> None:
+    gate = Gate(answer("cache-control: max-age=60", b"x"))
+    async with serving(gate.script) as up, Cached(up.port, coalesce_timeout_ms=10) as bench:
+        await at_once(bench, gate, ["GET"] * 3, 3)
+    assert gate.asked == 3
+
+
+async def test_when_the_first_leaves_the_next_goes() -> None:
+    gate = Gate(answer("cache-control: max-age=60", b"x"))
+    async with serving(gate.script) as up, Cached(up.port) as bench:
+
+        async def leaving() -> None:
+            exchange = request("/x")
+            try:
+                await bench.pipeline.handle(exchange)
+            finally:
+                await bench.pipeline.finish(exchange, "client_closed")
+
+        first = asyncio.create_task(leaving())
+        await until(lambda: gate.asked == 1)
+        others = [asyncio.create_task(bench.ask("GET")) for _ in range(5)]
+        await until(lambda: bench.pipeline.in_flight == 6)
+        first.cancel()
+        await until(lambda: gate.asked == 2)
+        gate.opened.set()
+        got = await asyncio.gather(*others)
+    assert gate.asked == 2
+    assert {body for _, body in got} == {b"x"}
+
+
+async def test_an_upstream_that_fails_fails_for_all_at_once() -> None:
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        wire.reset()
+
+    async with serving(script) as up, Cached(up.port) as bench:
+        got = await asyncio.gather(*(bench.ask("GET") for _ in range(20)))
+        assert {exchange.status for exchange, _ in got} == {502}
+        assert bench.store.flights == {}
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 8", b"transfer-encoding: chunked"])
+@pytest.mark.parametrize("ending", ["reset", "close"])
+async def test_a_cut_body_is_never_kept(framing: bytes, ending: str) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        start = b"4\r\nabcd\r\n" if b"chunked" in framing else b"abcd"
+        await wire.send(b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\n%b\r\n\r\n%b" % (framing, start))
+        if ending == "reset":
+            wire.reset()
+
+    async with serving(script) as up, Cached(up.port) as bench:
+        for number in (1, 2):
+            with pytest.raises(UpstreamError):
+                await bench.ask("GET")
+            assert len(up.heads) == number
+        assert bench.store.find(b"", []) is None
+        assert bench.store._level.size == 0
+
+
+async def test_a_body_is_passed_on_as_it_comes_and_then_kept() -> None:
+    through = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 8\r\n\r\nabcd")
+        await through.wait()
+        await wire.send(b"efgh")
+
+    async with serving(script) as up, Cached(up.port) as bench:
+        exchange = request("/x")
+        await bench.pipeline.handle(exchange)
+        assert not isinstance(exchange.answer_body, bytes)
+        received = b""
+        async for chunk in exchange.answer_body:
+            received += chunk
+            if received == b"abcd":
+                through.set()
+        await bench.pipeline.finish(exchange, "ok")
+        assert received == b"abcdefgh"
+        assert (await bench.ask("GET"))[1] == b"abcdefgh"
+        assert len(up.heads) == 1
+
+
+async def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
+    body = b"x" * 200_000
+
+    async def script(wire: Wire) -> None:
+        while await wire.head():
+            await wire.send(answer("cache-control: max-age=60", body))
+
+    async with serving(script) as up, Cached(up.port) as bench:
+        slow = request("/x")
+        await bench.pipeline.handle(slow)
+        exchange, got = await bench.ask("GET")  # waits for the first one's answer, not for its client
+        assert (exchange.status, got, len(up.heads)) == (200, body, 1)
+        await bench.pipeline.finish(slow, "client_closed")
+
+
+async def test_a_client_that_leaves_leaves_the_answer_to_others() -> None:
+    half = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 8\r\n\r\nabcd")
+        await half.wait()
+        await wire.send(b"efgh")
+        await wire.left()
+
+    async with serving(script) as up, Cached(up.port) as bench:
+        exchange = request("/x")
+        await bench.pipeline.handle(exchange)
+        await bench.pipeline.finish(exchange, "client_closed")
+        half.set()
+        assert (await bench.ask("GET"))[1] == b"abcdefgh"
+        assert len(up.heads) == 1
+
+
+async def test_a_body_too_large_to_keep_passes_at_its_clients_pace() -> None:
+    body = bytes(range(256)) * 8000
+
+    async def script(wire: Wire) -> None:
+        while await wire.head():
+            await wire.send(b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n")
+            for start in range(0, len(body), 64_000):
+                piece = body[start : start + 64_000]
+                await wire.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await wire.send(b"0\r\n\r\n")
+
+    async with serving(script) as up, Cached(up.port, max_body_bytes=100_000) as bench:
+        for number in (1, 2):
+            assert (await bench.ask("GET"))[1] == body
+            assert len(up.heads) == number
+        await until(lambda: bench.forwarder.balancer is not None and not bench.store._tasks)
+
+
+# --- stale while a newer one is fetched -------------------------------------------------------------------------------
+
+
+async def test_stale_while_revalidate() -> None:
+    clock = Clock()
+    gate = Gate(answer('cache-control: max-age=10, stale-while-revalidate=60\r\netag: "a"', b"old"))
+    gate.opened.set()
+    async with serving(gate.script) as up, Cached(up.port, clock) as bench:
+        await bench.ask("GET")
+        clock.now_s += 20
+        gate.opened.clear()
+        gate.said = answer("cache-control: max-age=10", b"new")
+        got = [await bench.ask("GET | range: bytes=0-0") for _ in range(5)]  # none of them waits
+        assert [(exchange.status, body) for exchange, body in got] == [(206, b"o")] * 5
+        await until(lambda: gate.asked == 2)
+        assert 'if-none-match: "a"' in up.heads[1].decode()
+        assert "range" not in up.heads[1].decode()
+        gate.opened.set()
+        await until(lambda: not bench.store._tasks)
+        assert (await bench.ask("GET"))[1] == b"new"
+    assert gate.asked == 2
+
+
+async def test_a_fetch_behind_that_fails_leaves_what_there_is() -> None:
+    clock = Clock()
+    said = [answer("cache-control: max-age=10, stale-while-revalidate=60", b"old"), b""]
+
+    async def script(wire: Wire) -> None:
+        while await wire.head():
+            if not (one := said.pop(0)):
+                wire.reset()
+                return
+            await wire.send(one)
+
+    async with serving(script) as up, Cached(up.port, clock) as bench:
+        await bench.ask("GET")
+        clock.now_s += 20
+        said[:] = [b"", b""]
+        for _ in range(2):
+            assert (await bench.ask("GET"))[1] == b"old"
+            await until(lambda: not bench.store._tasks)
+        assert bench.store.flights == {}
+        assert up.connections >= 2
+
+
+async def test_an_upstream_that_is_gone_is_covered() -> None:
+    clock, origin = Clock(), None
+    origin = Origin(clock)
+    async with Cached(free_port(), clock) as bench:
+        assert (await bench.ask("GET"))[0].status == 502
+    async with serving(origin.script) as up, Cached(up.port, clock, stale_if_error=60) as bench:
+        await play(bench, origin, [(0, "GET", TAGGED, "200 #1")])
+        up.script = reset
+        clock.now_s += 20
+        await bench.forwarder.transports.aclose()
+        exchange, body = await bench.ask("GET")
+        assert (exchange.status, body, exchange.cache_status) == (200, b"#1", "hit-stale")
+
+
+async def reset(wire: Wire) -> None:
+    await wire.head()
+    wire.reset()
+
+
+# --- beside other plugins ---------------------------------------------------------------------------------------------
+
+
+async def test_transformers_change_what_is_kept_anew_for_each() -> None:
+    upwards = RequestTransformer.Config.model_validate({"set": {"headers": ["x-up:yes"]}})
+    down = ResponseTransformer.Config.model_validate({"add": {"headers": ["x-down:yes"]}})
+    clock = Clock()
+    origin = Origin(clock)
+    plugins = [(RequestTransformer, upwards), (ResponseTransformer, down)]
+    async with serving(origin.script) as up, Cached(up.port, clock, plugins=plugins) as bench:
+        await play(bench, origin, [
+            (0, "GET", FOREVER, "200 #1 | x-down: yes", "x-up: yes"),
+            (0, "GET", None, "200 #1 | x-down: yes"),
+            (0, "GET /y", FOREVER + " | vary: x-up", "200 #2"),  # set by us, for whatever reason
+            (0, "GET /y", "200", "200 #3"),
+        ])  # fmt: skip
+
+
+class Identify(Plugin):
+    """Whoever says so is that consumer."""
+
+    name, identifies = "identify", True
+    Config = NoConfig
+
+    def access(self, exchange: Exchange) -> None:
+        if who := get(exchange.headers, b"x-who"):
+            exchange.consumer = Consumer(int(who), f"c{int(who)}")
+
+
+@pytest.mark.parametrize(("said", "shared"), [("max-age=60", False), ("max-age=60, public", True)])
+async def test_consumers_have_answers_of_their_own(said: str, shared: bool) -> None:
+    clock = Clock()
+    origin = Origin(clock)
+    kept = f"200 | cache-control: {said}"
+    async with serving(origin.script) as up, Cached(up.port, clock, plugins=[(Identify, NoConfig())]) as bench:
+        await play(bench, origin, [
+            (0, "GET | x-who: 1", kept, "200 #1"),
+            (0, "GET | x-who: 1", None if shared else kept, "200"),
+            (0, "GET | x-who: 2", None if shared else kept, "200"),
+        ])  # fmt: skip
+
+
+async def test_by_consumer_each_has_one() -> None:
+    clock = Clock()
+    origin = Origin(clock)
+    plugins = [(Identify, NoConfig())]
+    async with serving(origin.script) as up, Cached(up.port, clock, plugins=plugins, by_consumer=True) as bench:
+        await play(bench, origin, [
+            (0, "GET | x-who: 1", FOREVER, "200 #1"),
+            (0, "GET | x-who: 2", FOREVER, "200 #2"),
+            (0, "GET", FOREVER, "200 #3"),
+            (0, "GET | x-who: 1", None, "200 #1"),
+            (0, "GET | x-who: 2", None, "200 #2"),
+            (0, "GET", None, "200 #3"),
+            (0, "GET | x-who: 1 | authorization: x", FOREVER, "200 #4"),
+            (0, "GET /p | x-who: 1", "200 | cache-control: private, max-age=60", "200 #5"),
+            (0, "GET /p | x-who: 1", "200", "200 #6"),
+        ])  # fmt: skip
+
+
+async def test_two_settings_share_a_store_and_no_answer() -> None:
+    """As two routes do."""
+    clock = Clock()
+    origin, store = Origin(clock), Store(wall=clock)
+    async with serving(origin.script) as up, Cached(up.port, clock, store) as one, Cached(up.port, clock, store) as two:
+        two.pipeline.table = renumbered(two)
+        await play(one, origin, [(0, "GET", FOREVER, "200 #1")])
+        await play(two, origin, [(0, "GET", FOREVER, "200 #2")])
+        await play(one, origin, [(0, "GET", None, "200 #1")])
+
+
+def renumbered(bench: Cached) -> RoutingTable:
+    table = bench.pipeline.table
+    assert table is not None
+    snapshot = replace(table.snapshot, routes=(route("other", id=2),))
+    resources = Resources(NOTHING, NOTHING, NOTHING, bench.clock, bench.clock, store=bench.store)
+    return RoutingTable(snapshot, Registry([ResponseCache]), resources)
+
+
+async def test_the_workers_memory_is_bounded() -> None:
+    clock = Clock()
+    origin, store = Origin(clock), Store(wall=clock, max_bytes=100_000)
+    async with serving(origin.script) as up, Cached(up.port, clock, store) as bench:
+        text = "x" * 5000
+        for number in range(50):
+            await play(bench, origin, [(0, f"GET /{number}", f"{FOREVER} | text: {text}", "200")])
+            assert store._level.size <= 100_000
+        await play(bench, origin, [(0, "GET /49", None, "200"), (0, "GET /0", FOREVER, "200")])
+        await play(
+            bench, origin, [(0, "GET /big", f"{FOREVER} | text: {'x' * 20_000}", "200"), (0, "GET /49", None, "200")]
+        )
+
+
+@pytest.mark.parametrize("config", [
+    {"response_code": []}, {"response_code": [100]}, {"request_method": ["POST"]}, {"content_type": ["html"]},
+    {"cache_ttl": -1}, {"strategy": "disk"}, {"max_body_bytes": 0}, {"vary_headers": ["a b"]}, {"unknown": 1},
+])  # fmt: skip
+def test_what_cannot_work_is_refused(registry: Registry, config: dict[str, object]) -> None:
+    with pytest.raises(ConfigProblems):
+        registry.validate("response-cache", config)
