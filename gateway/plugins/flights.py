@@ -58,13 +58,13 @@ class Fill:
         self._source, self._release, self._limit = source, release, limit
         self._chunks: list[bytes] = []
         self._size = 0
-        self._over = self._whole = self._left = self._running = False
+        self._over = self._whole = self._left = False
+        self._running = True  # or about to
         self._error: Exception | None = None
         self._news: asyncio.Future[Any] | None = None
 
     async def run(self) -> bytes | None:
         """The whole body; None if it broke off or grew too large."""
-        self._running = True
         try:
             async for chunk in self._source:
                 self._chunks.append(chunk)
