@@ -57,6 +57,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "Nobody waits without a ceiling",
         "discovery is \\w+: give|[Dd]iscovery",  # compares fields
         "is no URL such as",
+        "Say what is to be purged",  # one of four lists
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",
