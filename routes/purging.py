@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterable
 from functools import cache
-from urllib.parse import quote
 
 import redis
 from django.conf import settings
@@ -19,7 +18,6 @@ from redis.retry import Retry
 from gateway.plugins.purges import CHANNEL, LOG, MAX_PURGES, Kind, Purge
 
 TIMEOUT_S = 1.0
-URL = r"^(https?://[^/?# ]+)?/[^# ]*$"
 
 
 class StoreUnavailable(Exception):
@@ -30,7 +28,7 @@ def purge_of(kind: Kind, url: str, route: int = 0) -> Purge:
     """Of a URL or a prefix: `https://host/path?query`, or from the path on, which is of all hosts. Schemes are one."""
     found = re.fullmatch(r"(?:https?://([^/?#]+))?(/.*)", url)
     assert found is not None, url
-    return Purge(kind, quote(found[2], safe="/%?&=:;,@!$'()*+[]~|^`{}\"<>\\"), (found[1] or "").lower(), route)
+    return Purge(kind, found[2], (found[1] or "").lower(), route)
 
 
 def purge(purges: Iterable[Purge]) -> None:

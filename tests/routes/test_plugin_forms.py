@@ -63,6 +63,11 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "concurrency-limiting": [
         {"max_in_flight": 5, "by": "ip", "error_code": 503, "error_message": "Busy.", "retry_after_s": 2},
     ],
+    "response-cache": [
+        {"strategy": "memory", "response_code": [200, 404], "request_method": ["GET"], "vary_headers": ["X-Tenant"],
+         "content_type": ["text/*"], "by_consumer": True},
+        {"cache_ttl": 30, "coalesce": False, "vary_query_params": ["a"]},
+    ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
