@@ -17,8 +17,8 @@ BULK_BYTES = 1 << 30
 class Case:
     """`policies`: limits and accounting as far as the peer has them. `held`: connections kept, memory is measured.
     `at_share`: requests at a constant rate, this share of our own maximum. `bulk_bytes`: sent through to a slow side
-    each way, memory is measured. `alone`: only we are asked. `most_rounds`: more would tell nothing new. `cached`: one answer
-    is kept and sent to all, against ourselves without the cache.
+    each way, memory is measured. `alone`: only we are asked. `most_rounds`: more would tell nothing new.
+    `cached`: one answer is kept and sent to all, against ourselves without the cache.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Two real workers, Redis between them: what one keeps the other has, and a purge over the admin API ends it for both."""
+"""Two real workers, Redis between them: what one keeps the other has, and a purge by the admin API ends it for both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def token(gateway: Gateway, recording: Origin) -> str:
     gateway.configure({
         "format": 1,
         "upstreams": [upstream("origin", recording.port)],
-        "routes": [route("kept", "/kept/*", "origin"), route("other", "/other/*", "origin"), route("plain", "/*", "origin")],
+        "routes": [
+            route("kept", "/kept/*", "origin"), route("other", "/other/*", "origin"), route("plain", "/*", "origin"),
+        ],
         "plugins": [{"name": "response-cache", "route": name, "config": {}} for name in ("kept", "other")],
     })  # fmt: skip
     gateway.manage("shell", "-c", MAKE_ADMIN)
