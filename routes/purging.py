@@ -28,7 +28,8 @@ def purge_of(kind: Kind, url: str, route: int = 0) -> Purge:
     """Of a URL or a prefix: `https://host/path?query`, or from the path on, which is of all hosts. Schemes are one."""
     found = re.fullmatch(r"(?:https?://([^/?#]+))?(/.*)", url)
     assert found is not None, url
-    return Purge(kind, found[2], (found[1] or "").lower(), route)
+    authority = (found[1] or "").lower()
+    return Purge.of_url(found[2], authority, route) if kind == "url" else Purge(kind, found[2], authority, route)
 
 
 def purge(purges: Iterable[Purge]) -> None:

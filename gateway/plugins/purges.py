@@ -6,6 +6,7 @@ A purge is of a URL, of all URLs that begin alike, of a tag, or of everything; o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Kind = Literal["url", "prefix", "tag", "all"]
 
 #: Remembered; of more than that the oldest are forgotten, and all answers from before them with them.
 MAX_PURGES = 10_000
+MAX_TEXT = 200
 CHANNEL, LOG = "hg:cache", "hg:cache:purges"
 
 
@@ -27,6 +29,11 @@ class Purge:
     value: str = ""
     authority: str = ""
     route: int = 0
+
+    @classmethod
+    def of_url(cls, target: str, authority: str = "", route: int = 0) -> Purge:
+        """A long one by its digest: clients choose their URLs, and thousands of purges are remembered."""
+        return cls("url", target if len(target) <= MAX_TEXT else _digest(target), authority, route)
 
     def text(self) -> str:
         """The same purge is the same text: a repeated one takes the place of the one before."""
@@ -85,10 +92,10 @@ class Purges:
         return False
 
     def _concern(self, answer: Purgeable) -> bool:
-        since_s = answer.requested_s
+        since_s, target = answer.requested_s, answer.target
         for route in (0, answer.route):
             for authority in ("", answer.authority):
-                for purge in (Purge("url", answer.target, authority, route), Purge("all", "", authority, route)):
+                for purge in (Purge.of_url(target, authority, route), Purge("all", "", authority, route)):
                     if self._at_s.get(purge, 0.0) >= since_s:
                         return True
             if any(self._at_s.get(Purge("tag", tag, "", route), 0.0) >= since_s for tag in answer.tags):
@@ -97,6 +104,10 @@ class Purges:
             at_s >= since_s
             and purge.route in (0, answer.route)
             and purge.authority in ("", answer.authority)
-            and answer.target.startswith(purge.value)
+            and target.startswith(purge.value)
             for purge, at_s in self._prefixes.items()
         )
+
+
+def _digest(target: str) -> str:
+    return "#" + hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()

@@ -168,10 +168,13 @@ class ResponseCache(Plugin):
 
     def _known(self, exchange: Exchange) -> bool:
         """Whether the answer may be for one caller alone (RFC 9111 §3.5, and whatever a plugin has found out)."""
+        consumer, credential = exchange.consumer, exchange.credential
+        named = credential is not None or (consumer is not None and bool(consumer.id or consumer.username))
+        if "identified" in exchange.notes or ((exchange.claims or consumer is not None) and not named):
+            return True  # by what the key does not say
         if self.config.by_consumer:
             return False
-        known = exchange.consumer is not None or exchange.credential is not None or "identified" in exchange.notes
-        return known or headers.get(exchange.headers, b"authorization") is not None
+        return named or headers.get(exchange.headers, b"authorization") is not None
 
     async def _look(self, exchange: Exchange, asked: Asked) -> Answer | None:
         """Wait for others, look in Redis; else it has to go upstream, with others waiting for it if they can."""
@@ -231,7 +234,7 @@ class ResponseCache(Plugin):
             return False
         if asked.entry is None and any(name in _CONDITIONS for name, _ in asked.fields):
             return False
-        return self._store.apart.get(asked.key, 0.0) < self._wall()
+        return self._store.apart.get(hash(asked.key), 0.0) < self._wall()
 
     def _place(self, asked: Asked) -> Any:
         varied = self._store.varied(asked.key)
@@ -286,7 +289,7 @@ class ResponseCache(Plugin):
             target = exchange.raw_path + b"?" + exchange.query if exchange.query else exchange.raw_path
             ended = {target, *freshness.also_ended(exchange.response_headers, exchange.authority, target)}
             authority = exchange.authority.lower().decode("latin-1")
-            self._store.purge(Purge("url", one.decode("latin-1"), authority) for one in sorted(ended))
+            self._store.purge(Purge.of_url(one.decode("latin-1"), authority) for one in sorted(ended))
 
     def _renew(self, exchange: Exchange, asked: Asked, forward: Forward) -> None:
         """Fetch a newer answer while the client gets the one there is."""
@@ -488,9 +491,9 @@ class ResponseCache(Plugin):
             self._store.keep(asked.key, entry, kept_s, shared=self._shared)
 
     def _set_apart(self, key: bytes) -> None:
-        apart = self._store.apart
-        apart[key] = self._wall() + APART_S
-        apart.move_to_end(key)
+        apart, place = self._store.apart, hash(key)
+        apart[place] = self._wall() + APART_S
+        apart.move_to_end(place)
         if len(apart) > MAX_APART:
             apart.popitem(last=False)
 

@@ -88,7 +88,7 @@ class Store:
         """`redis` None: there is the worker's level only."""
         self.purges = Purges()
         self.flights: dict[Any, Any] = {}  # requests to upstreams that others wait for
-        self.apart: OrderedDict[bytes, float] = OrderedDict()  # keys nobody need wait for → until when
+        self.apart: OrderedDict[int, float] = OrderedDict()  # hashes of keys nobody need wait for → until when
         self.wanted = False  # by some route
         self._level = Level(max_bytes)
         self._redis, self._wall = redis, wall

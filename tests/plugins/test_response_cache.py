@@ -887,6 +887,28 @@ async def test_by_consumer_each_has_one() -> None:
         ])  # fmt: skip
 
 
+@pytest.mark.parametrize("by_consumer", [True, False])
+async def test_whoever_is_known_without_a_name_shares_nothing(by_consumer: bool) -> None:
+    class Notice(Identify):
+        name = "notice"
+
+        def access(self, exchange: Exchange) -> None:
+            match get(exchange.headers, b"x-who"):
+                case b"1":
+                    exchange.notes["identified"] = True  # forward-auth told the upstream about somebody
+                case b"2":
+                    exchange.claims = {"role": "a"}
+                case b"3":
+                    exchange.consumer = Consumer(0, "", groups=frozenset({"a"}))
+
+    clock = Clock()
+    origin = Origin(clock)
+    plugins = [(Notice, NoConfig())]
+    async with serving(origin.script) as up, Cached(up.port, clock, plugins=plugins, by_consumer=by_consumer) as bench:
+        for who in (1, 2, 3):
+            await play(bench, origin, [(0, f"GET | x-who: {who}", FOREVER, "200")] * 2)
+
+
 async def test_two_settings_share_a_store_and_no_answer() -> None:
     """As two routes do."""
     clock = Clock()

@@ -259,6 +259,15 @@ def test_what_a_purge_concerns(purge: Purge, void: bool) -> None:
     assert not known.void(entry(requested_s=100.1))
 
 
+def test_long_urls_take_no_room() -> None:
+    long = "/" + "x" * 5000
+    purge, known = Purge.of_url(long, "a.test"), Purges()
+    known.add(purge, 100.0)
+    assert len(purge.text()) < 120
+    assert known.void(entry(requested_s=99.0, target=long))
+    assert not known.void(entry(requested_s=99.0, target=long + "x"))
+
+
 def test_an_answer_is_held_against_each_purge_once() -> None:
     known, one = Purges(), entry(requested_s=99.0)
     known.add(Purge("tag", "u"), 100.0)
