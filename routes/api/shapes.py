@@ -301,7 +301,7 @@ class Explained(Part):
     """Routes that would match if one thing about the request were different."""
 
 
-Url = Annotated[str, StringConstraints(max_length=8000, pattern=r"^(https?://[!-.0->@-~]+)?/[!-\"$-~]*$")]
+Url = Annotated[str, StringConstraints(max_length=8000, pattern=r"^(https?://[!\"$-.0->@-~]+)?/[!-\"$-~]*$")]
 Tag = Annotated[str, StringConstraints(max_length=256, pattern="^[!-~]+$")]
 
 
