@@ -34,6 +34,8 @@ PLUGINS = [
     "gateway.plugins.key_auth.KeyAuth",
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
+    "gateway.plugins.mtls_auth.MtlsAuth",
+    "gateway.plugins.openid_connect.OpenidConnect",
     "gateway.plugins.hmac_auth.HmacAuth",
     "gateway.plugins.forward_auth.ForwardAuth",
     "gateway.plugins.ip_restriction.IpRestriction",
@@ -47,6 +49,7 @@ PLUGINS = [
     "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.response_cache.ResponseCache",
     "gateway.plugins.request_transformer.RequestTransformer",
+    "gateway.plugins.body_transformer.BodyTransformer",
     "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]

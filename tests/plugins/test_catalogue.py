@@ -21,6 +21,7 @@ from gateway.proxy.errors import OUTCOMES
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
     "endpoints", "callers", "templates", "bodies", "schemas", "openapi", "freshness", "flights", "purges", "store",
+    "pointers", "packers", "identity", "certificates", "provider", "sealed",
 }  # fmt: skip
 
 
