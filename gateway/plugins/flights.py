@@ -35,7 +35,8 @@ class Flight:
     def land(self, what: Entry | Told) -> None:
         """The first word counts."""
         if not self._ended.done():
-            del self._flights[self._place]
+            if self._flights.get(self._place) is self:  # a later one may have taken its place
+                del self._flights[self._place]
             self._ended.set_result(what)
 
     async def wait(self, seconds: float) -> Entry | Told:

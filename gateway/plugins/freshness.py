@@ -179,6 +179,7 @@ class Terms:
     behind_s: float = 0.0
     on_error_s: float = 0.0
     hidden: frozenset[bytes] = frozenset()  # fields that are not kept
+    free: bool = False  # public, s-maxage, must-revalidate: for those who say who they are, too
 
 
 class NotKept(Exception):
@@ -224,6 +225,7 @@ def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, author
         behind_s=behind_s if behind_s is not None else 0 if shared else rules.behind_s,
         on_error_s=on_error_s if on_error_s is not None else 0 if shared else rules.on_error_s,
         hidden=hidden,
+        free=free,
     )
     if (lifetime_s <= 0 or validate) and not validators(fields) and not (made.behind_s or made.on_error_s):
         raise NotKept("of no use")

@@ -93,7 +93,8 @@ class Asked:
     key: bytes
     fields: Pairs  # the client's, before transformers
     wanted: Directives
-    known: bool  # it says who asks, and the key does not
+    identified: bool  # a plugin has found out who asks
+    known: bool  # so, or the request says it; and the key does not
     entry: Entry | None = None  # kept, and not good enough by itself
     use: Use = "validate"
     why: bytes = b"uri-miss"  # RFC 9211 §2.2
@@ -138,12 +139,13 @@ class ResponseCache(Plugin):
         if b"no-store" in wanted or any(name in _PRECONDITIONS for name, _ in exchange.headers):
             return None
         key = self._key(exchange)
-        entry = self._store.find(key, exchange.headers)
+        identified, known = self._caller_of(exchange)
+        entry = self._find(key, exchange.headers, identified)
         if entry is not None:
             use = freshness.use(entry.terms, entry.age(self._wall()), wanted)
             if use in ("fresh", "stale"):
                 return self._hit(exchange, exchange.headers, entry)
-        return self._look(exchange, Asked(key, [*exchange.headers], wanted, self._known(exchange), entry))
+        return self._look(exchange, Asked(key, [*exchange.headers], wanted, identified, known, entry))
 
     def _key(self, exchange: Exchange) -> bytes:
         """All that tells requests for different things apart, but for what `Vary` names."""
@@ -166,29 +168,33 @@ class ResponseCache(Plugin):
     def _counts(self, part: bytes) -> bool:
         return any(query.has(part, name) for name in self._parameters)
 
-    def _known(self, exchange: Exchange) -> bool:
-        """Whether the answer may be for one caller alone (RFC 9111 §3.5, and whatever a plugin has found out)."""
+    def _caller_of(self, exchange: Exchange) -> tuple[bool, bool]:
+        """Whether a plugin has found out who asks, so that nothing will do that is not for all; and whether the answer
+        is for that one alone, unless it says otherwise (RFC 9111 §3.5). Not if the key says who it is."""
         consumer, credential = exchange.consumer, exchange.credential
         named = credential is not None or (consumer is not None and bool(consumer.id or consumer.username))
         if "identified" in exchange.notes or ((exchange.claims or consumer is not None) and not named):
-            return True  # by what the key does not say
+            return True, True  # by what no key can say
         if self.config.by_consumer:
-            return False
-        return named or headers.get(exchange.headers, b"authorization") is not None
+            return False, False
+        return named, named or headers.get(exchange.headers, b"authorization") is not None
+
+    def _find(self, key: bytes, request: Pairs, identified: bool) -> Entry | None:
+        entry = self._store.find(key, request)
+        return None if entry is None or (identified and not entry.terms.free) else entry
 
     async def _look(self, exchange: Exchange, asked: Asked) -> Answer | None:
         """Wait for others, look in Redis; else it has to go upstream, with others waiting for it if they can."""
         exchange.notes[self] = asked
-        waits = self.config.coalesce and self._waits(asked)
+        waits = self.config.coalesce and exchange.method == "GET" and self._waits(asked)
         for _ in range(MAX_TURNS):
             if (answer := self._kept(exchange, asked)) is not None:
                 return answer
             place = self._place(asked)
-            flight = self._store.flights.get(place)
-            if flight is None and (waits or asked.use == "behind"):
-                asked.flight = Flight(self._store.flights, place, self._wall())
-                break
-            if flight is None or flight.begun_s <= self._store.purges.latest_s:
+            flight: Flight | None = self._store.flights.get(place)
+            if flight is None or flight.begun_s <= self._store.purges.latest_s:  # what it brings may be void
+                if waits or asked.use == "behind":
+                    asked.flight = Flight(self._store.flights, place, self._wall())
                 break
             if asked.use == "behind" and asked.entry is not None:  # a newer one is on its way
                 return self._hit(exchange, asked.fields, asked.entry)
@@ -199,9 +205,11 @@ class ResponseCache(Plugin):
                 break
             if isinstance(told, Entry) and self._fits(told, asked):
                 return self._hit(exchange, asked.fields, told, b"; collapsed")
-            asked.entry = self._store.find(asked.key, asked.fields)
+            asked.entry = self._find(asked.key, asked.fields, asked.identified)
         if self._shared:
             found = await self._store.fetch(asked.key, asked.fields)
+            if found is not None and asked.identified and not found.terms.free:
+                found = None
             if found is not None and (asked.entry is None or found.received_s > asked.entry.received_s):
                 asked.entry = found
                 if (answer := self._kept(exchange, asked)) is not None:
@@ -241,6 +249,8 @@ class ResponseCache(Plugin):
         return asked.key, varied, freshness.selecting(varied, asked.fields)
 
     def _fits(self, entry: Entry, asked: Asked) -> bool:
+        if asked.identified and not entry.terms.free:
+            return False
         if self._store.purges.void(entry) or freshness.selecting(entry.varied, asked.fields) != entry.selected:
             return False
         return freshness.use(entry.terms, entry.age(self._wall()), asked.wanted) == "fresh"
@@ -363,7 +373,7 @@ class ResponseCache(Plugin):
         try:
             terms = freshness.terms(kept.status, fields, self._rules, received_s, authorised=asked.known)
         except NotKept:
-            terms, age_s = Terms(0, validate=True), 0.0
+            terms, age_s = Terms(0, validate=True), 0.0  # for this client alone
             self._store.drop(asked.key)
         fields = [pair for pair in fields if pair[0] not in _NOT_KEPT and pair[0] not in terms.hidden]
         entry = Entry(

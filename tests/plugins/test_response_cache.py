@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.plugins.base import Plugin, Resources
+from gateway.plugins.purges import Purge
 from gateway.plugins.registry import ConfigProblems, Registry
 from gateway.plugins.request_transformer import RequestTransformer
 from gateway.plugins.response_cache import ResponseCache
@@ -867,6 +868,39 @@ async def test_consumers_have_answers_of_their_own(said: str, shared: bool) -> N
             (0, "GET | x-who: 1", None if shared else kept, "200"),
             (0, "GET | x-who: 2", None if shared else kept, "200"),
         ])  # fmt: skip
+
+
+async def test_what_is_kept_for_nobody_in_particular_is_not_for_somebody() -> None:
+    """Unless it is said to be for all; an `Authorization` of which we know nothing is the upstream's business."""
+    clock = Clock()
+    origin = Origin(clock)
+    async with serving(origin.script) as up, Cached(up.port, clock, plugins=[(Identify, NoConfig())]) as bench:
+        await play(bench, origin, [
+            (0, "GET", FOREVER, "200 #1"),
+            (0, "GET | x-who: 1", FOREVER, "200 #2"),
+            (0, "GET | authorization: a", None, "200 #1"),
+            (0, "GET", None, "200 #1"),
+            (0, "GET /y", "200 | cache-control: max-age=60, public", "200 #3"),
+            (0, "GET /y | x-who: 1", None, "200 #3"),
+        ])  # fmt: skip
+
+
+async def test_a_purge_meanwhile_parts_those_who_wait_from_those_who_come() -> None:
+    gate = Gate(answer("cache-control: max-age=60", b"x"))
+    async with serving(gate.script) as up, Cached(up.port) as bench:
+        before = [asyncio.create_task(bench.ask("GET")) for _ in range(3)]
+        await until(lambda: gate.asked == 1 and bench.pipeline.in_flight == 3)
+        bench.clock.now_s += 1
+        bench.store.purge([Purge("all")])
+        bench.clock.now_s += 1
+        after = [asyncio.create_task(bench.ask("GET")) for _ in range(3)]
+        await until(lambda: gate.asked == 2 and bench.pipeline.in_flight == 6)
+        gate.opened.set()
+        await asyncio.gather(*before, *after)
+        assert bench.store.flights == {}
+        found = await bench.ask("GET")
+    assert gate.asked == 2  # those who waited for what is void then waited for the other
+    assert found[0].cache_status == "hit"
 
 
 async def test_by_consumer_each_has_one() -> None:
