@@ -49,6 +49,7 @@ PLUGINS = [
     "gateway.plugins.quota.Quota",
     "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.fault_injection.FaultInjection",
+    "gateway.plugins.response_cache.ResponseCache",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.body_transformer.BodyTransformer",
     "gateway.plugins.request_termination.RequestTermination",
@@ -164,6 +165,8 @@ class Environment(BaseSettings):
 
     redis_timeout_ms: int = Field(50, ge=5, le=5000)
     """How long a request may wait for Redis before its policy's `on_error` decides."""
+    cache_worker_mb: int = Field(16, ge=1, le=4096)
+    """Memory of each worker for the answers that [response-cache](plugins/response-cache.md) keeps; Redis has more."""
     usage_spool_max_mb: int = Field(1024, ge=16)
     """Disk for usage rows that PostgreSQL has not taken yet. When full, new rows are dropped and counted."""
     access_log: str = Field("", pattern=r"^(stdout|/.+|)$")

@@ -4,6 +4,8 @@
 |----------|---------------------------------------|--------------------------------------|-------------------------|
 | access   | route known, nothing sent             | raise Reject, return an Answer,      | 500, not forwarded:     |
 |          |                                       | change the upstream request          | fail closed             |
+| forward  | all hooks have agreed; goes around    | call what it was given, or not;      | 500, or the upstream's  |
+|          | the sending of the request            | change what came of it               | own error               |
 | response | head known, nothing sent; also for    | change status and headers            | 500 if unsent           |
 |          | answers and errors made here          |                                      |                         |
 | body     | head known, then chunks pass          | give the chunks back, to leave this  | connection aborted,     |
@@ -12,8 +14,9 @@
 |          | left                                  |                                      |                         |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
-generator, or gives one; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run
-in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
+generator, or gives one; `forward` is async, `log` sync. Only hooks a plugin overrides are compiled into a route.
+`access` and `log` run in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order, and the `forward` of
+the first goes around the others'.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.store import Store
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
 from gateway.proxy.snapshot import UpstreamSpec
 
-HOOKS = ("access", "response", "body", "log")
+HOOKS = ("access", "forward", "response", "body", "log")
+Forward = Callable[[Exchange], Awaitable[None]]
 ConsumerField = Literal["username", "custom_id"]
 
 
@@ -116,6 +121,7 @@ class Resources:
     wall: Callable[[], float]  # seconds since the epoch
     shadow: Shadow | None = None
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
+    store: Store = field(default_factory=Store)  # kept answers; likewise
 
 
 class Plugin:
@@ -139,6 +145,9 @@ class Plugin:
 
     def access(self, exchange: Exchange) -> Answer | Awaitable[Answer | None] | None:
         return None
+
+    async def forward(self, exchange: Exchange, forward: Forward) -> None:
+        await forward(exchange)
 
     def response(self, exchange: Exchange) -> Awaitable[None] | None:
         return None

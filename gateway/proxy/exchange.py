@@ -82,6 +82,7 @@ class Paced:
 
 
 _NO_CLAIMS: dict[str, Any] = {}
+_NO_FIELDS: Pairs = []
 
 
 class Exchange:
@@ -95,6 +96,7 @@ class Exchange:
 
     __slots__ = (
         "answer_body",
+        "answer_fields",
         "authority",
         "bodies",
         "body",
@@ -195,6 +197,7 @@ class Exchange:
         self.status = 0  # 0: no answer yet
         self.response_headers: Pairs | None = None
         self.answer_body: bytes | AsyncIterator[bytes] = b""
+        self.answer_fields: Pairs = _NO_FIELDS  # as the upstream sent them, hop-by-hop ones too; never changed
         self.bodies: list[AsyncIterator[bytes]] = []  # what body hooks made of the answer's, outermost first
         self.release: Callable[[], Awaitable[None]] | None = None  # gives the upstream's connection back
         self.end: Callable[[], None] | None = None  # ends a stream of events early, as if the upstream had

@@ -20,6 +20,8 @@ from gateway.proxy.match import Index
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Scope, Snapshot, UpstreamSpec
 
 AccessHook = Callable[[Exchange], Answer | Awaitable[Answer | None] | None]
+Forward = Callable[[Exchange], Awaitable[None]]
+ForwardHook = Callable[[Exchange, Forward], Awaitable[None]]
 ResponseHook = Callable[[Exchange], Awaitable[None] | None]
 BodyHook = Callable[[Exchange, AsyncIterator[bytes]], AsyncIterator[bytes]]
 LogHook = Callable[[Exchange], None]
@@ -30,9 +32,10 @@ _SPECIFICITY: tuple[Scope, ...] = ("route_consumer", "upstream_consumer", "consu
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The hooks of one way through the gateway, flat and in order: `response` and `body` already reversed."""
+    """The hooks of one way through the gateway, flat and in order: all but `access` and `log` already reversed."""
 
     access: tuple[AccessHook, ...] = ()
+    forward: tuple[ForwardHook, ...] = ()
     response: tuple[ResponseHook, ...] = ()
     body: tuple[BodyHook, ...] = ()
     log: tuple[LogHook, ...] = ()
@@ -175,6 +178,7 @@ class _Compiler:
         then = [plugin for plugin in plugins if plugin.name not in self.identify_names]
         chain = Chain(
             access=_hooks("access", then),
+            forward=_hooks("forward", reversed(plugins)),
             response=_hooks("response", reversed(plugins)),
             body=_hooks("body", reversed(plugins)),
             log=_hooks("log", plugins),
