@@ -32,6 +32,7 @@ PLUGINS = [
     "gateway.plugins.bot_detection.BotDetection",
     "gateway.plugins.redirect.Redirect",
     "gateway.plugins.key_auth.KeyAuth",
+    "gateway.plugins.basic_auth.BasicAuth",
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.hmac_auth.HmacAuth",

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.passwords import Passwords
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
 
@@ -65,13 +66,18 @@ class CredentialLookup(Protocol):
         """Likewise the consumer of exactly this name, for whoever has proved it in another way than by a key."""
         ...
 
+    def find_login(self, username: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        """Likewise a username that has a password, which `proof` is for: the caller has yet to check it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a credential does not count: code is one of key_invalid, key_expired, key_revoked, consumer_disabled, and of
-    a consumer consumer_unknown."""
+    a consumer or login consumer_unknown. `proof` as in Credential: who does not know the password learns of none."""
 
     code: str
+    proof: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class Resources:
     caller: Caller
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
+    passwords: Passwords = field(default_factory=Passwords)
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
 
 

@@ -65,6 +65,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
+    "basic-auth": [{"hide_credentials": False, "anonymous": "guest", "realm": "the office"}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
                              {"status": 503, "if_status": ["500-599"]}],
 }  # fmt: skip
