@@ -31,6 +31,7 @@ from gateway.proxy.snapshot import (
     TlsSpec,
     UpstreamSpec,
     WeightedUpstream,
+    When,
 )
 from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, digest
 from routes.problems import CompileError, Path, Problem, Row, pointer
@@ -157,6 +158,10 @@ def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
         for kind, name in (("route", entry.route), ("upstream", entry.upstream)):
             if name and name not in reading.named[f"{kind}s"]:
                 yield _at("plugins", index, row, (kind,), f"There is no {kind} '{name}'.")
+        early = entry.enabled and entry.name in registry and registry.position(entry.name) <= identified
+        if early and "groups" in entry.when:
+            message = f"{entry.name} runs before the consumer is known, so it cannot differ by groups."
+            yield _at("plugins", index, row, ("when",), message)
         if entry.enabled and entry.consumer and entry.name in registry:
             if identified < 0:
                 yield _at("plugins", index, row, ("consumer",), "No plugin here finds out who the consumer is.")
@@ -381,4 +386,17 @@ def _plugin_spec(entry: PluginEntry, config: Any) -> PluginSpec:
         upstream=entry.upstream,
         consumer_id=entry.consumer_id,
         config=config,
+        when=_when(entry.when),
+    )
+
+
+def _when(when: Mapping[str, Any]) -> When | None:
+    if not when:
+        return None
+    return When(
+        methods=frozenset(when.get("methods", ())),
+        headers=tuple(sorted(when.get("headers", {}).items())),
+        groups=frozenset(when.get("groups", ())),
+        networks=tuple(when.get("networks", ())),
+        paths=tuple(when.get("paths", ())),
     )

@@ -12,7 +12,8 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from routes import catalogue, masking
 from routes.compile import config_problems
-from routes.problems import Problem, dotted
+from routes.portable import dump, from_yaml
+from routes.problems import CompileError, Problem, dotted
 from routes.rows import ConfigRow, field_errors
 from routes.widgets import ConfigWidget, fields_for, placed, placed_errors, prose
 
@@ -65,6 +66,28 @@ def _parse_conditions(text: str) -> dict[str, list[str]]:
         name, _, values = line.partition(":")
         conditions.setdefault(name.strip(), []).extend(filter(None, map(str.strip, values.split("|"))))
     return conditions
+
+
+class WhenField(forms.Field):
+    """YAML, as the file of a configuration has it: `methods: [POST]` on a line, `groups: [gold]` on the next."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        attrs = {"rows": 2, "placeholder": "methods: [POST, PUT]"}
+        super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs=attrs), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return dump(value, flow=None).strip() if isinstance(value, dict) and value else value or ""
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        try:
+            found = from_yaml(value or "") or {}
+        except CompileError as error:
+            raise forms.ValidationError([problem.message for problem in error.problems]) from None
+        if not isinstance(found, dict):
+            raise forms.ValidationError("A condition on each line, such as `methods: [POST]`.")
+        return found
 
 
 class ConfigField(forms.JSONField):

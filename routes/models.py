@@ -280,6 +280,7 @@ class PluginSetting(ConfigRow):
     name = models.CharField("plugin", max_length=100)
     enabled = models.BooleanField(default=True)
     config = models.JSONField(default=dict, blank=True)
+    when = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
     route = models.ForeignKey(Route, models.CASCADE, null=True, blank=True, related_name="plugin_settings")
     upstream = models.ForeignKey(Upstream, models.CASCADE, null=True, blank=True, related_name="plugin_settings")
     consumer = models.ForeignKey("keys.Consumer", models.CASCADE, null=True, blank=True, related_name="plugin_settings")

@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
 from gateway.plugins.registry import Registry
+from gateway.proxy.conditions import Conditional
 from gateway.proxy.errors import NoTarget
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.match import Index
@@ -147,7 +148,7 @@ class _Compiler:
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         self.snapshot = snapshot
         self.settings = Settings(snapshot.plugins, registry.names)
-        self.plugins = {s.id: registry[s.name](s.config, resources, s.id) for s in snapshot.plugins}
+        self.plugins = {setting.id: _plugin(setting, registry, resources) for setting in snapshot.plugins}
         identifying = [position for position, name in enumerate(registry.names) if registry[name].identifies]
         self.identify_names = frozenset(registry.names[: max(identifying, default=-1) + 1])
 
@@ -177,5 +178,10 @@ class _Compiler:
         return _hooks("access", first), chain
 
 
-def _hooks(phase: str, plugins: Iterable[Plugin]) -> tuple[Any, ...]:
-    return tuple(getattr(plugin, phase) for plugin in plugins if phase in type(plugin).hooks())
+def _plugin(setting: PluginSpec, registry: Registry, resources: Resources) -> Plugin | Conditional:
+    plugin = registry[setting.name](setting.config, resources, setting.id)
+    return plugin if setting.when is None else Conditional(plugin, setting.when)
+
+
+def _hooks(phase: str, plugins: Iterable[Plugin | Conditional]) -> tuple[Any, ...]:
+    return tuple(getattr(plugin, phase) for plugin in plugins if phase in plugin.hooks())

@@ -22,7 +22,7 @@ from gateway.proxy.headers import Pairs
 from gateway.proxy.match import Index, Match
 from gateway.proxy.paths import is_plain, normalise
 from gateway.proxy.patterns import rewrite_path
-from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot
+from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot, When
 from gateway.proxy.table import Settings
 from keys.models import Consumer
 from routes import masking, selectors
@@ -141,7 +141,19 @@ def _plugin(current: Live, setting: PluginSpec) -> dict[str, Any]:
         "scope": setting.scope,
         "phases": list(current.plugins[setting.name].hooks()),
         "config": masking.shown(setting.config),
+        "when": shown_when(setting.when),
     }
+
+
+def shown_when(when: When | None) -> dict[str, Any]:
+    """As a configuration has it; empty: for every request."""
+    if when is None:
+        return {}
+    said = {
+        "methods": sorted(when.methods), "headers": dict(when.headers), "groups": sorted(when.groups),
+        "networks": list(when.networks), "paths": list(when.paths),
+    }  # fmt: skip
+    return {kind: value for kind, value in said.items() if value}
 
 
 def _upstream_path(match: Match[RouteSpec], asked: Asked) -> str:

@@ -265,6 +265,8 @@ class ExplainedPlugin(Part):
     scope: str
     phases: list[str]
     config: dict[str, Any]
+    when: dict[str, Any]
+    """Which requests it is for. Empty: every one."""
 
 
 class ExplainedTarget(Part):
