@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.plugins.references import References, check_names
 from gateway.proxy.fence import Fence, place
 
 Role = Literal["all", "proxy", "admin"]
@@ -113,6 +114,11 @@ class Environment(BaseSettings):
     """Plugin classes in the order they run, as dotted paths."""
     plugin_dir: Path | None = None
     """A directory with plugin modules of your own."""
+    secrets_env: Words = ["PLUGIN_*"]
+    """Variables that configs of plugins may name as `${env:PLUGIN_TOKEN}`. One that ends in `*` begins names. Whoever
+    may change the configuration can read what they hold."""
+    secrets_dir: Path | None = None
+    """Directory with files that configs of plugins may name as `${file:token}`. Empty: none."""
     autopublish: bool = True
     """Publish every committed change at once. Off: changes gather as a draft until someone publishes."""
 
@@ -166,6 +172,7 @@ class Environment(BaseSettings):
 
     @field_validator(
         "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
+        "secrets_env",
         mode="before", check_fields=True,
     )  # fmt: skip
     @classmethod
@@ -178,6 +185,17 @@ class Environment(BaseSettings):
         for word in words:
             place(word)
         return words
+
+    @field_validator("secrets_env")
+    @classmethod
+    def _variables(cls, words: list[str]) -> list[str]:
+        check_names(words)
+        return words
+
+    @property
+    def references(self) -> References:
+        """What configs of plugins may refer to, as set here."""
+        return References(os.environ, self.secrets_env, self.secrets_dir)
 
     @property
     def fence(self) -> Fence:

@@ -209,7 +209,10 @@ class Runtime:
         return True
 
     def _table(self, document: Mapping[str, Any], number: int, digest: str) -> RoutingTable:
-        snapshot = compile_document(document, self.registry, version=number) if document else Snapshot(number, digest)
+        snapshot = Snapshot(number, digest)
+        if document:
+            references = self.environment.references
+            snapshot = compile_document(document, self.registry, version=number, references=references, resolve=True)
         return RoutingTable(snapshot, self.registry, self.resources)
 
     async def _swap(self, table: RoutingTable, digest: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from gateway.plugins.references import References
 from gateway.plugins.registry import Registry
 from gateway.proxy.fence import Fence
 
@@ -22,6 +23,12 @@ def registry() -> Registry:
 def fence() -> Fence:
     found: Fence = settings.ENVIRONMENT.fence
     return found
+
+
+def references() -> References | None:
+    """None where no traffic is served: variables and files are those of other machines then."""
+    environment = settings.ENVIRONMENT
+    return None if environment.role == "admin" else environment.references
 
 
 @lru_cache(maxsize=1)

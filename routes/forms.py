@@ -12,6 +12,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from routes import catalogue, masking
 from routes.compile import config_problems
+from routes.document import When
 from routes.portable import dump, from_yaml
 from routes.problems import CompileError, Problem, dotted
 from routes.rows import ConfigRow, field_errors
@@ -76,7 +77,11 @@ class WhenField(forms.Field):
         super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs=attrs), **kwargs)
 
     def prepare_value(self, value: Any) -> Any:
-        return dump(value, flow=None).strip() if isinstance(value, dict) and value else value or ""
+        if not isinstance(value, dict) or not value:
+            return value or ""
+        kinds = list(When.model_fields)  # PostgreSQL keeps no order
+        ordered = sorted(value.items(), key=lambda item: kinds.index(item[0]) if item[0] in kinds else len(kinds))
+        return dump(dict(ordered), flow=None).strip()
 
     def to_python(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -183,7 +188,7 @@ class ConfigForm(forms.ModelForm):
     def _errors_to_fields(self, widget: ConfigWidget) -> None:
         """What a field of the config can show leaves the list below them all."""
         errors = placed_errors(self.instance.name, self.instance.config)
-        faults = config_problems(self.instance.name, self.instance.config, catalogue.registry())
+        faults = config_problems(self.instance.name, self.instance.config, catalogue.registry(), catalogue.references())
         moved = {
             sentence
             for path, message in faults

@@ -1,5 +1,5 @@
 """Secrets of the configuration: an upstream's client key, and of plugins' configs the fields that are pydantic's
-SecretStr, or whose JSON Schema says `writeOnly`.
+SecretStr, or whose JSON Schema says `writeOnly`. A reference to a secret (`${env:NAME}`) is none: it is shown.
 
 Wherever such a row is shown, stored in the audit trail or handed out, a stand-in is in the secret's place. It is of the
 secret's own making (keyed by SECRET_KEY), so one that is sent back is known again wherever its row has moved, and two
@@ -19,6 +19,7 @@ from typing import Any
 
 from django.utils.crypto import salted_hmac
 
+from gateway.plugins import references
 from gateway.plugins.base import PluginConfig
 from routes.catalogue import registry
 from routes.document import setting_key
@@ -137,13 +138,13 @@ def is_stand_in(value: Any) -> bool:
 
 
 def _hide(value: Any, secret: bool, _: Path) -> Any:
-    return MASK if secret else value
+    return MASK if secret and not references.is_one(value) else value
 
 
 def stand_in(secret: Any) -> str:
-    """Nothing for an empty text."""
-    if secret == "":
-        return ""
+    """Nothing for an empty text; a reference for itself."""
+    if secret == "" or references.is_one(secret):
+        return str(secret)
     return f"{MASK}{salted_hmac('routes.masking', json.dumps(secret, sort_keys=True)).hexdigest()[:16]}"
 
 

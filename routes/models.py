@@ -309,7 +309,9 @@ class PluginSetting(ConfigRow):
 
     def clean(self) -> None:
         super().clean()
-        if self.enabled and (faults := config_problems(self.name, self.config, catalogue.registry())):
+        if self.enabled and (
+            faults := config_problems(self.name, self.config, catalogue.registry(), catalogue.references())
+        ):
             raise field_errors(faults)
 
     @property

@@ -1,7 +1,8 @@
 """`when`: which requests a plugin's setting is for. A setting without it never comes here.
 
 A request is judged once, when the plugin's turn comes in the access phase; its later hooks find the same answer,
-whatever was edited in between. A setting that is not for a request does not let a less specific one step in. Conditions of different kinds all have to hold; of one kind, any of them.
+whatever was edited in between. A setting that is not for a request does not let a less specific one step in. Conditions
+of different kinds all have to hold; of one kind, any of them, but of header fields each.
 """
 
 from __future__ import annotations

@@ -247,5 +247,5 @@ def test_basic_auth_takes_what_curl_sends_until_it_is_deleted(traffic: Gateway, 
     assert seen["authorization"] == ""
     assert curl("-u", "alice:wrong", url)[0] == curl("-u", "bob:corréct: horse", url)[0] == curl(url)[0] == "401"
     assert httpx.get(url).headers["www-authenticate"] == 'Basic realm="The office", charset="UTF-8"'
-    traffic.query("DELETE FROM keys_basiccredential")
+    traffic.query("DELETE FROM keys_basiccredential RETURNING id")
     wait_until(lambda: curl("-u", "alice:corréct: horse", url)[0] == "401", SOON_S, "the deletion")
