@@ -25,7 +25,7 @@ from django.conf import settings
 from gateway.database import Database, DatabaseUnavailable
 from gateway.environment import Environment
 from gateway.plugins.base import Resources
-from gateway.plugins.registry import Registry
+from gateway.plugins.registry import Registry, files_of
 from gateway.proxy import metrics
 from gateway.proxy.accesslog import AccessLog
 from gateway.proxy.balancer import Balancer
@@ -71,7 +71,11 @@ class Runtime:
         self.served = 0  # requests that ended
         self.digest = ""
         self.error = ""  # why the newest configuration is not served, if so
-        self.registry = Registry.load(environment.plugins, environment.plugin_dir)
+        self._plugin_files = files_of(environment.plugin_dir)
+        self.registry, problems = Registry.load_sound(environment.plugins, environment.plugin_dir)
+        self.plugin_error = " ".join(problems)  # why what stands in files of plugins is not what runs, if so
+        if problems:
+            logger.error("plugins that cannot be used: %s", self.plugin_error)
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
@@ -174,6 +178,8 @@ class Runtime:
     async def _refresh(self) -> None:
         number, digest, (self._cursor, changes) = await self.database.run(_look, self._cursor)
         self.credentials.apply_changes(changes)
+        if self.environment.plugin_dir is not None:
+            await self._reload_plugins(self.environment.plugin_dir)
         table = self.pipeline.table
         live = (number, digest)
         if live != self._refused and (table is None or live != (table.version, self.digest)):
@@ -192,11 +198,36 @@ class Runtime:
             self._keep(document, number, digest)
         await self._report()
 
+    async def _reload_plugins(self, directory: Path) -> None:
+        """Load what has changed, and compile the same version with it. What fails leaves in place what runs."""
+        files = await asyncio.to_thread(files_of, directory)
+        if files == self._plugin_files:
+            return
+        self._plugin_files = files
+        table = self.pipeline.table
+        try:
+            registry = await asyncio.to_thread(Registry.load, self.environment.plugins, directory)
+            if table is not None and table.version:
+                document = await self.database.run(selectors.document_of, table.version)
+                await self._swap(
+                    await asyncio.to_thread(self._table, document, table.version, self.digest, registry), self.digest
+                )
+        except DatabaseUnavailable:
+            self._plugin_files = ()  # once more, when it is back
+            raise
+        except Exception as error:  # protects the traffic: what a file of a plugin does is not ours
+            self.plugin_error = str(error)
+            logger.exception("changed plugins cannot be used; the code before them goes on")
+        else:
+            self.registry, self.plugin_error, self._refused = registry, "", None
+            logger.info("plugins loaded anew: %s", ", ".join(file for file, _, _ in files) or "none")
+        await self._report()
+
     async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
         """Compile beside the traffic, then swap by one assignment. What does not compile leaves everything as it is."""
         begun = perf_counter()
         try:
-            table = await asyncio.to_thread(self._table, document, number, digest)
+            table = await asyncio.to_thread(self._table, document, number, digest, self.registry)
         except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
             logger.exception("configuration version %s cannot be served; still serving the one before", number)
             self.error, self._refused = f"version {number}: {error}", (number, digest)
@@ -208,12 +239,12 @@ class Runtime:
         logger.info("serving configuration version %s (%d routes)", number, len(table.snapshot.routes))
         return True
 
-    def _table(self, document: Mapping[str, Any], number: int, digest: str) -> RoutingTable:
+    def _table(self, document: Mapping[str, Any], number: int, digest: str, registry: Registry) -> RoutingTable:
         snapshot = Snapshot(number, digest)
         if document:
             references = self.environment.references
-            snapshot = compile_document(document, self.registry, version=number, references=references, resolve=True)
-        return RoutingTable(snapshot, self.registry, self.resources)
+            snapshot = compile_document(document, registry, version=number, references=references, resolve=True)
+        return RoutingTable(snapshot, registry, self.resources)
 
     async def _swap(self, table: RoutingTable, digest: str) -> None:
         if self.environment.role != "admin":
@@ -256,7 +287,7 @@ class Runtime:
         path = kept_path(self.environment.data_dir)
         try:
             document, number, digest = kept(self.environment.data_dir)
-            await self._swap(self._table(document, number, digest), digest)
+            await self._swap(self._table(document, number, digest, self.registry), digest)
         except FileNotFoundError:
             logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", path)
         except Exception as error:  # whatever the file or a plugin does: the worker starts, and goes on looking
@@ -273,7 +304,7 @@ class Runtime:
                 role=self.environment.role,
                 number=table.version if table else 0,
                 apply_ms=self._apply_ms,
-                error=self.error,
+                error=self.error or self.plugin_error,
             )
             self._reported_s = monotonic()
 
@@ -334,6 +365,7 @@ class Runtime:
             "config_version": self._version(),
             "config_digest": self.digest,
             "config_error": self.error,
+            "plugin_error": self.plugin_error,
             "routes": len(table.snapshot.routes) if table else 0,
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),

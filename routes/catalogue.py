@@ -8,16 +8,14 @@ from pathlib import Path
 from django.conf import settings
 
 from gateway.plugins.references import References
-from gateway.plugins.registry import Registry
+from gateway.plugins.registry import Registry, files_of
 from gateway.proxy.fence import Fence
 
 
 def registry() -> Registry:
     """Loaded anew when a file of GATEWAY_PLUGIN_DIR has changed. Raises RegistryProblems."""
     directory: Path | None = settings.ENVIRONMENT.plugin_dir
-    files = sorted(directory.glob("*.py")) if directory is not None else []
-    seen = tuple((str(file), file.stat().st_mtime_ns) for file in files)
-    return _load(tuple(settings.ENVIRONMENT.plugins), directory, seen)
+    return _load(tuple(settings.ENVIRONMENT.plugins), directory, files_of(directory))
 
 
 def fence() -> Fence:
@@ -32,5 +30,5 @@ def references() -> References | None:
 
 
 @lru_cache(maxsize=1)
-def _load(paths: tuple[str, ...], directory: Path | None, seen: tuple[tuple[str, int], ...]) -> Registry:
+def _load(paths: tuple[str, ...], directory: Path | None, seen: tuple[tuple[str, int, int], ...]) -> Registry:
     return Registry.load(paths, directory)

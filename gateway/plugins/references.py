@@ -119,7 +119,7 @@ def _mapped(value: Any, change: Any, at: At = ()) -> Any:
 def told(problems: Sequence[tuple[At, str]], given: Any, put_in: Any) -> Iterator[tuple[At, str]]:
     """Problems of a config with values put in, without those values."""
     where = places(given)
-    values = [(_at(put_in, at), _at(given, at)) for at in where]
+    values = sorted(((_at(put_in, at), _at(given, at)) for at in where), key=lambda pair: -len(pair[0]))
     for path, text in problems:
         if any(path[: len(at)] == at for at in where):
             yield path, "What this refers to does not fit here."

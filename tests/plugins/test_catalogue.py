@@ -21,6 +21,7 @@ from gateway.proxy.errors import OUTCOMES
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
+    "trying", "skeleton",
 }  # fmt: skip
 
 

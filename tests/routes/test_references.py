@@ -54,7 +54,7 @@ def test_who_only_shows_it_has_the_references(real: Registry, environ: dict[str,
     ("environ", "problem"),
     [
         ({"PLUGIN_SECRET": SECRET}, "config.realm: The variable 'PLUGIN_REALM' is not set where this worker runs."),
-        ({**ENVIRON, "PLUGIN_SECRET": "short"}, "config.credentials.0.secret: What this refers to does not fit here."),
+        ({**ENVIRON, "PLUGIN_SECRET": "short"}, "config.credentials[0].secret: What this refers to does not fit here."),
         ({**ENVIRON, "PLUGIN_REALM": 'say "so"'}, "config.realm: What this refers to does not fit here."),
     ],
 )
