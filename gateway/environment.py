@@ -50,6 +50,8 @@ PLUGINS = [
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.request_termination.RequestTermination",
     "gateway.plugins.response_transformer.ResponseTransformer",
+    "gateway.plugins.http_log.HttpLog",
+    "gateway.plugins.file_log.FileLog",
 ]
 
 
@@ -119,6 +121,8 @@ class Environment(BaseSettings):
     may change the configuration can read what they hold."""
     secrets_dir: Path | None = None
     """Directory with files that configs of plugins may name as `${file:token}`. Empty: none."""
+    log_dir: Path | None = None
+    """Directory of the files that `file-log` writes. Empty: `logs` in the data directory."""
     autopublish: bool = True
     """Publish every committed change at once. Off: changes gather as a draft until someone publishes."""
 

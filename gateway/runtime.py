@@ -25,6 +25,7 @@ from django.conf import settings
 from gateway.database import Database, DatabaseUnavailable
 from gateway.environment import Environment
 from gateway.plugins.base import Resources
+from gateway.plugins.batches import Batches
 from gateway.plugins.registry import Registry, files_of
 from gateway.proxy import metrics
 from gateway.proxy.accesslog import AccessLog
@@ -81,7 +82,14 @@ class Runtime:
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.calls = Calls(environment.fence)
         self.resources = Resources(
-            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
+            limiter=self.batcher,
+            credentials=self.credentials,
+            caller=self.calls,
+            clock=monotonic,
+            wall=time,
+            batches=Batches(lambda name, count: metrics.PLUGIN_DROPPED.labels(name).inc(count)),
+            node=environment.node,
+            log_dir=environment.log_dir or environment.data_dir / "logs",
         )
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
         self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
@@ -144,6 +152,7 @@ class Runtime:
         if self._keeper is not None:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
+        await self.resources.batches.aclose()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()

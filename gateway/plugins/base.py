@@ -10,9 +10,11 @@
 |          |                                       | answer alone; transform, count, stop | never a second answer   |
 | log      | after the last byte, or the client    | record; never wait                   | logged                  |
 |          | left                                  |                                      |                         |
+| batch    | a while later, for many at once       | send, write; wait                    | logged, records lost    |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
-generator, or gives one; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run
+generator, or gives one; `log` is sync; `batch` may be either, and one call of a setting is made at a time
+(`gateway.plugins.batches`). Only hooks a plugin overrides are compiled into a route. `access` and `log` run
 in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
 """
 
@@ -20,16 +22,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.plugins.batches import Batches
 from gateway.plugins.endpoints import Caller
 from gateway.plugins.passwords import Passwords
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
+from gateway.proxy.record import Record
 
-HOOKS = ("access", "response", "body", "log")
+HOOKS = ("access", "response", "body", "log", "batch")
 ConsumerField = Literal["username", "custom_id"]
 
 
@@ -90,6 +95,9 @@ class Resources:
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
     passwords: Passwords = field(default_factory=Passwords)
+    batches: Batches = field(default_factory=Batches)
+    node: str = ""
+    log_dir: Path = Path("logs")  # where plugins may write files
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
 
 
@@ -100,6 +108,9 @@ class Plugin:
     Config: ClassVar[type[PluginConfig]]
     #: True for authentication: sets exchange.consumer. Settings scoped to a consumer apply after the last of these.
     identifies: ClassVar[bool] = False
+    #: Of `batch`: so many records at most in one call, and how long the first of them waits for others.
+    batch_max: int = 1000
+    batch_delay_s: float = 0.2
 
     def __init__(self, config: Any, resources: Resources, setting_id: int = 0) -> None:
         """May derive (parse, compile) from the config; no I/O.
@@ -120,6 +131,9 @@ class Plugin:
         return chunks
 
     def log(self, exchange: Exchange) -> None:
+        return None
+
+    def batch(self, records: Sequence[Record]) -> Awaitable[None] | None:
         return None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

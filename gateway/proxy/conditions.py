@@ -48,6 +48,15 @@ class Conditional:
         if self._holds(exchange):
             self.plugin.log(exchange)
 
+    def where_it_holds(self, collect: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
+        """A log hook for the requests that the setting is for."""
+
+        def hook(exchange: Exchange) -> None:
+            if self._holds(exchange):
+                collect(exchange)
+
+        return hook
+
     def _holds(self, exchange: Exchange) -> bool:
         """Judged late only where a plugin before this one has refused the request."""
         holds = exchange.notes.get(self)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
+from gateway.plugins.batches import Batches
 from gateway.plugins.registry import Registry
 from gateway.proxy.conditions import Conditional
 from gateway.proxy.errors import NoTarget
@@ -149,6 +150,8 @@ class _Compiler:
         self.snapshot = snapshot
         self.settings = Settings(snapshot.plugins, registry.names)
         self.plugins = {setting.id: _plugin(setting, registry, resources) for setting in snapshot.plugins}
+        self.batches = resources.batches
+        self.collectors: dict[Plugin | Conditional, LogHook] = {}
         identifying = [position for position, name in enumerate(registry.names) if registry[name].identifies]
         self.identify_names = frozenset(registry.names[: max(identifying, default=-1) + 1])
 
@@ -173,14 +176,30 @@ class _Compiler:
             access=_hooks("access", then),
             response=_hooks("response", reversed(plugins)),
             body=_hooks("body", reversed(plugins)),
-            log=_hooks("log", plugins),
+            log=(*_hooks("log", plugins), *self._collectors(plugins)),
         )
         return _hooks("access", first), chain
+
+    def _collectors(self, plugins: Iterable[Plugin | Conditional]) -> list[LogHook]:
+        """Of the `batch` phase, which has no hook of its own in a request. One for each setting."""
+        found = []
+        for plugin in plugins:
+            if "batch" in plugin.hooks():
+                if plugin not in self.collectors:
+                    self.collectors[plugin] = _collector(plugin, self.batches)
+                found.append(self.collectors[plugin])
+        return found
 
 
 def _plugin(setting: PluginSpec, registry: Registry, resources: Resources) -> Plugin | Conditional:
     plugin = registry[setting.name](setting.config, resources, setting.id)
     return plugin if setting.when is None else Conditional(plugin, setting.when)
+
+
+def _collector(plugin: Plugin | Conditional, batches: Batches) -> LogHook:
+    if isinstance(plugin, Conditional):
+        return plugin.where_it_holds(batches.collector(plugin.plugin))
+    return batches.collector(plugin)
 
 
 def _hooks(phase: str, plugins: Iterable[Plugin | Conditional]) -> tuple[Any, ...]:

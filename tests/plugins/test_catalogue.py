@@ -21,7 +21,7 @@ from gateway.proxy.errors import OUTCOMES
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
-    "trying", "skeleton",
+    "trying", "skeleton", "batches",
 }  # fmt: skip
 
 
@@ -59,7 +59,9 @@ def test_the_docstring_names_phases_failures_and_kongs_twin(plugin: type[Plugin]
     assert doc.startswith(f"{plugin.name}: ")
     phases = re.search(r"^Phases +(.*)$", doc, re.MULTILINE)
     assert phases is not None
-    assert tuple(re.findall(r"\b(access|response|body|log)\b", re.sub(r"\(.*?\)", "", phases[1]))) == plugin.hooks()
+    assert (
+        tuple(re.findall(r"\b(access|response|body|log|batch)\b", re.sub(r"\(.*?\)", "", phases[1]))) == plugin.hooks()
+    )
     assert re.search(r"^Fails +", doc, re.MULTILINE)
     assert re.search(r"^Compare +Kong's ", doc, re.MULTILINE)
 
