@@ -73,8 +73,9 @@ class Runtime:
         self.digest = ""
         self.error = ""  # why the newest configuration is not served, if so
         self._plugin_files = files_of(environment.plugin_dir)
+        self._candidate: Registry | None = None  # changed plugins that do not fit the version that is served
         self.registry, problems = Registry.load_sound(environment.plugins, environment.plugin_dir)
-        self.plugin_error = " ".join(problems)  # why what stands in files of plugins is not what runs, if so
+        self._unsound, self._misfit = problems, ""  # why what stands in files of plugins is not what runs, if so
         if problems:
             logger.error("plugins that cannot be used: %s", self.plugin_error)
         self.database = Database()
@@ -212,39 +213,56 @@ class Runtime:
         files = await asyncio.to_thread(files_of, directory)
         if files == self._plugin_files:
             return
-        self._plugin_files = files
-        table = self.pipeline.table
-        try:
-            registry = await asyncio.to_thread(Registry.load, self.environment.plugins, directory)
-            if table is not None and table.version:
-                document = await self.database.run(selectors.document_of, table.version)
-                await self._swap(
-                    await asyncio.to_thread(self._table, document, table.version, self.digest, registry), self.digest
-                )
-        except DatabaseUnavailable:
-            self._plugin_files = ()  # once more, when it is back
-            raise
-        except Exception as error:  # protects the traffic: what a file of a plugin does is not ours
-            self.plugin_error = str(error)
-            logger.exception("changed plugins cannot be used; the code before them goes on")
+        paths, table = self.environment.plugins, self.pipeline.table
+        registry, problems = await asyncio.to_thread(Registry.load_sound, paths, directory, self.registry)
+        document = None
+        if table is not None and table.version:
+            document = await self.database.run(selectors.document_of, table.version)
+        self._plugin_files, self._candidate, self._refused = files, registry, None
+        if document is not None and table is not None:
+            error = await self._try(document, table.version, self.digest, registry)
+            self._misfit = "" if error is None else str(error)
         else:
-            self.registry, self.plugin_error, self._refused = registry, "", None
+            self.registry, self._candidate, self._misfit = registry, None, ""
+        self._unsound = problems
+        if self.plugin_error:
+            logger.error("changed plugins cannot be used, what runs goes on: %s", self.plugin_error)
+        else:
             logger.info("plugins loaded anew: %s", ", ".join(file for file, _, _ in files) or "none")
         await self._report()
 
-    async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
+    async def _try(self, document: Mapping[str, Any], number: int, digest: str, registry: Registry) -> Exception | None:
         """Compile beside the traffic, then swap by one assignment. What does not compile leaves everything as it is."""
-        begun = perf_counter()
         try:
-            table = await asyncio.to_thread(self._table, document, number, digest, self.registry)
+            table = await asyncio.to_thread(self._table, document, number, digest, registry)
         except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
-            logger.exception("configuration version %s cannot be served; still serving the one before", number)
-            self.error, self._refused = f"version {number}: {error}", (number, digest)
+            logger.debug("version %s does not compile", number, exc_info=True)
+            return error
+        await self._swap(table, digest)
+        self.registry = registry
+        if registry is self._candidate:
+            self._candidate, self._misfit = None, ""
+        return None
+
+    async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
+        """With plugins that were changed, if there are some that do not fit the version before; else as they run."""
+        begun = perf_counter()
+        errors = []
+        for registry in filter(None, (self._candidate, self.registry)):
+            error = await self._try(document, number, digest, registry)
+            if error is None:
+                break
+            errors.append(error)
+        else:
+            text = "configuration version %s cannot be served; still serving the one before"
+            logger.error(text, number, exc_info=errors[0])
+            self.error, self._refused = f"version {number}: {errors[0]}", (number, digest)
             await self._report()
             return False
-        await self._swap(table, digest)
         self.error = ""
         self._apply_ms = (perf_counter() - begun) * 1000
+        table = self.pipeline.table
+        assert table is not None
         logger.info("serving configuration version %s (%d routes)", number, len(table.snapshot.routes))
         return True
 
@@ -344,6 +362,10 @@ class Runtime:
         if self.access_log is not None:
             self.access_log.fold(records)
         self.live.fold(records)
+
+    @property
+    def plugin_error(self) -> str:
+        return " ".join(filter(None, (*self._unsound, self._misfit)))
 
     def _version(self) -> int | None:
         return self.pipeline.table.version if self.pipeline.table else None

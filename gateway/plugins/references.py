@@ -122,7 +122,8 @@ def told(problems: Sequence[tuple[At, str]], given: Any, put_in: Any) -> Iterato
     values = sorted(((_at(put_in, at), _at(given, at)) for at in where), key=lambda pair: -len(pair[0]))
     for path, text in problems:
         if any(path[: len(at)] == at for at in where):
-            yield path, "What this refers to does not fit here."
+            unknown = text.startswith("There is no such field")
+            yield path, text if unknown else "What this refers to does not fit here."
             continue
         for value, reference in values:
             text = text.replace(value, reference)

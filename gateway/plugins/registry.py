@@ -68,9 +68,14 @@ class Registry(Mapping[str, type[Plugin]]):
         return registry
 
     @classmethod
-    def load_sound(cls, paths: Iterable[str], plugin_dir: Path | None = None) -> tuple[Registry, list[str]]:
-        """Imports everything; what can be used, and what is wrong with the rest."""
-        loader = _Loader()
+    def load_sound(
+        cls, paths: Iterable[str], plugin_dir: Path | None = None, before: Registry | None = None
+    ) -> tuple[Registry, list[str]]:
+        """Imports everything; what can be used, and what is wrong with the rest.
+
+        `before`: whose plugins of a file stay where the file cannot be imported any more.
+        """
+        loader = _Loader(before or {})
         for path in paths:
             loader.take_path(path)
         for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
@@ -126,7 +131,8 @@ class Registry(Mapping[str, type[Plugin]]):
 class _Loader:
     """Collects classes and problems; a problem never stops the search for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Mapping[str, type[Plugin]]) -> None:
+        self._before = before
         self.classes: list[type[Plugin]] = []
         self.problems: list[str] = []
 
@@ -161,6 +167,7 @@ class _Loader:
     def _take_file(self, file: Path) -> None:
         module = self._imported(str(file), lambda: module_of(file))
         if module is None:
+            self.classes += [cls for cls in self._before.values() if cls.__module__ == _module_name(file)]
             return
         found = plugins_in(module)
         if not found:
@@ -209,7 +216,7 @@ class _Fresh(SourceFileLoader):
 
 def module_of(file: Path) -> ModuleType:
     """Raises whatever the file raises."""
-    name = f"hydragate_plugins.{file.stem}"
+    name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file, loader=_Fresh(name, str(file)))
     assert spec is not None  # a `.py` file always has a loader
     assert spec.loader is not None
@@ -221,6 +228,10 @@ def module_of(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _module_name(file: Path) -> str:
+    return f"hydragate_plugins.{file.stem}"
 
 
 def _path(cls: type[Plugin]) -> str:

@@ -123,3 +123,15 @@ def test_the_guides_plugin_does_what_the_guide_says(directory: Path) -> None:
     [setting] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])["plugins"]
     assert Registry.load([], directory).validate(setting["name"], setting["config"])
     assert "6 passed" in passes(directory / "tests")
+
+
+def test_of_a_file_that_breaks_the_plugin_before_it_stays_and_others_are_new(directory: Path) -> None:
+    text = skeleton.files("good-day")["good_day.py"]
+    (directory / "good_day.py").write_text(text)
+    before, _ = Registry.load_sound([], directory)
+    (directory / "good_day.py").write_text("1 / 0")
+    (directory / "other.py").write_text(text.replace('name = "good-day"', 'name = "other"'))
+    after, problems = Registry.load_sound([], directory, before)
+    assert after["good-day"] is before["good-day"]
+    assert after.names == ("good-day", "other")
+    assert len(problems) == 1
