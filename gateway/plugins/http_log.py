@@ -14,7 +14,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.endpoints import Endpoint, Url
@@ -31,7 +31,7 @@ class HttpLogConfig(PluginConfig):
     """Where to send them."""
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     """How."""
-    authorization: SecretStr = Field(SecretStr(""), max_length=4096, pattern=r"^[ -~]*$")
+    authorization: SecretStr = Field(SecretStr(""), max_length=4096)
     """The value of `Authorization`, such as `Bearer ${env:PLUGIN_LOG_TOKEN}`. Empty: none."""
     format: Literal["json", "ndjson"] = "json"
     """`json`: an array of objects. `ndjson`: an object on each line."""
@@ -43,6 +43,14 @@ class HttpLogConfig(PluginConfig):
     """How long a record waits for others."""
     retry_for_s: int = Field(60, ge=0, le=3_600)
     """How long a batch that is not taken is sent again, with growing pauses. 0: sent once."""
+
+    @field_validator("authorization")
+    @classmethod
+    def _one_line(cls, secret: SecretStr) -> SecretStr:
+        text = secret.get_secret_value()
+        if not text.isascii() or not text.isprintable():
+            raise ValueError("The value of a header field is one line of ASCII.")
+        return secret
 
 
 class NotTaken(Exception):

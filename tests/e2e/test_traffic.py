@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import subprocess
 from base64 import b64encode
 from collections import Counter
@@ -45,6 +46,7 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
         "hmac-auth": {"credentials": [{"username": "billing", "secret": SECRET}], "validate_request_body": True},
     },
     "private": {"basic-auth": {"realm": "The office"}},
+    "kept": {"file-log": {"file": "kept.log"}, "http-log": {"url": "http://127.0.0.1:1/in"}},
     "packed": {"compression": {}, "request-termination": {"status_code": 200, "body": "[1, 2]" * 1000}},
 }  # fmt: skip
 
@@ -249,3 +251,16 @@ def test_basic_auth_takes_what_curl_sends_until_it_is_deleted(traffic: Gateway, 
     assert httpx.get(url).headers["www-authenticate"] == 'Basic realm="The office", charset="UTF-8"'
     traffic.query("DELETE FROM keys_basiccredential RETURNING id")
     wait_until(lambda: curl("-u", "alice:corréct: horse", url)[0] == "401", SOON_S, "the deletion")
+
+
+def test_file_log_keeps_a_line_for_each_request_and_http_log_is_in_nobodys_way(
+    traffic: Gateway, client: httpx.Client
+) -> None:
+    for number in range(20):
+        assert client.get(f"/kept/{number}?secret=1").status_code == 200
+    file = traffic.directory / "var" / "logs" / "kept.log"
+    lines = wait_until(lambda: file.exists() and len(found := file.read_text().splitlines()) == 20 and found, SOON_S)
+    said = [json.loads(line) for line in lines]
+    assert {one["path"] for one in said} == {f"/kept/{number}" for number in range(20)}
+    assert {(one["route"], one["status"], one["outcome"]) for one in said} == {("kept", 200, "ok")}
+    assert "secret" not in file.read_text()
