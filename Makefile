@@ -8,7 +8,7 @@ UV     := $(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --gene
 	--custom-compile-command 'make lock'
 
 # Two processes, each with servers of its own; on one Redis for all they would hear each other.
-SIDE_BY_SIDE := $(if $(REDIS_URL),,-n 2 --dist loadfile)
+SIDE_BY_SIDE := $(if $(REDIS_URL),,-n 2 --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test soak outages scale bench bench-peers lint types fmt lock venv screenshots clean

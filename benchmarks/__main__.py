@@ -13,15 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, report, rounds, trial, upstream
+from benchmarks import load, plugins, report, rounds, trial, upstream
 from benchmarks.cases import ABSENT, CASES
 from benchmarks.peers import PEERS, version_of
 from benchmarks.place import HERE, Absent
 
+#: Of contenders, and what each of our plugins adds.
+ALL = [*CASES, "plugins"]
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m benchmarks", description="What a request costs us and others.")
-    made.add_argument("--cases", type=names(CASES, ABSENT), default=list(CASES), metavar="A,B", help=", ".join(CASES))
+    made.add_argument("--cases", type=names(ALL, ABSENT), default=ALL, metavar="A,B", help=", ".join(ALL))
     made.add_argument(
         "--peers", type=names(PEERS), default=list(PEERS), metavar="A,B", help=f"{', '.join(PEERS)}; empty: only us"
     )
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform != "linux":
         raise SystemExit("CPU time is read from /proc: Linux only.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
-    absent = dict(ABSENT) if asked.cases == list(CASES) else {c: ABSENT[c] for c in asked.cases if c in ABSENT}
+    absent = dict(ABSENT) if asked.cases == ALL else {c: ABSENT[c] for c in asked.cases if c in ABSENT}
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "commit": commit(), "machine": report.machine(),
         "interpreter": report.interpreter(), "versions": versions(asked.peers), "generator": load.generator(),
@@ -58,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     cases = [CASES[name] for name in asked.cases if name in CASES]
     rows = list(rounds.measured(cases, asked.peers, asked.rounds, asked.seconds, absent, say))
+    about["plugins"] = plugins.measured() if "plugins" in asked.cases else {}
     about |= {"absent": absent, "load_average_after": [round(each, 2) for each in os.getloadavg()]}
     table, data = report.markdown(about, rows), json.dumps(report.as_json(about, rows), indent=1) + "\n"
     print(table)  # noqa: T201

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import plugins
 from benchmarks.gateway import NAME
 from benchmarks.rounds import NO_GATEWAY
 from benchmarks.row import Row
@@ -106,6 +107,8 @@ def markdown(report: dict[str, Any], rows: Iterable[Row]) -> str:
         mine = [row for row in rows if (row.case, row.peer) == (case, peer)]
         lines.append(line(case, peer, mine, by_pair.get((case, peer))))
     lines += latencies(rows) + growths(rows)
+    if report["plugins"]:
+        lines += ["", *plugins.lines(report["plugins"])]
     if report["absent"]:
         lines += ["", *(f"- {what}: not measured, {why}." for what, why in report["absent"].items())]
     return "\n".join(lines) + "\n"

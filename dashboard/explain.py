@@ -147,10 +147,9 @@ def _caller(counted: str, row: Any, names: Names) -> str:
         return f"Consumer {names.consumers.get(number, number)} may send"
     if kind == "route" and number is not None:
         return f"Route {names.routes.get(number, number)} takes"
-    if kind in ("jwt", "oauth2", "hmac"):
-        return f"The caller that the {'signature' if kind == 'hmac' else 'token'} names may send"
-    if kind == "basic":
-        return "The username may send"
+    if kind in ("jwt", "oauth2", "oidc", "mtls", "hmac", "basic"):
+        proof = {"hmac": "signature", "mtls": "certificate", "basic": "username"}.get(kind, "token")
+        return f"The caller that the {proof} names may send"
     return "The value of the header allows" if kind == "header" else f"Address {id_} may send"
 
 

@@ -22,11 +22,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-Kind = Literal["text", "number", "switch", "choice", "lines", "group", "rows", "secret", "json"]
+Kind = Literal["text", "number", "switch", "choice", "lines", "group", "rows", "secret", "json", "area"]
 Texts = dict[str, str]
 Schema = Mapping[str, Any]
 
 SAID = "~said"
+LINE = 4096  # characters; texts that may be longer have lines: documents, certificates, keys
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -126,7 +127,8 @@ def _kind(schema: Schema, shapes: Schema) -> dict[str, Any]:
             return {"kind": "number", "numeric": True, "integer": kind == "integer", "low": low, "high": high}
         case "string":
             secret = bool(schema.get("writeOnly")) or schema.get("format") == "password"
-            return {"kind": "secret" if secret else "text", "max_length": schema.get("maxLength")}
+            longest = schema.get("maxLength")
+            return {"kind": "secret" if secret else "area" if (longest or 0) > LINE else "text", "max_length": longest}
         case "array" if "items" in schema and "prefixItems" not in schema:
             return _list(_resolved(schema["items"], shapes), shapes)
         case "object" if "properties" in schema:
@@ -205,6 +207,8 @@ def _value(field: Field, text: str) -> Any:
             return json.loads(text) if text.strip() else ""
         except ValueError:
             return text
+    if field.kind == "area":
+        return text.replace("\r\n", "\n")
     text = re.sub(r"[\r\n]", "", text)  # as browsers do in a field of one line
     return _number(text) if field.numeric else text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 import threading
 from collections.abc import Callable
@@ -15,6 +16,20 @@ import dns.rcode
 import dns.rrset
 
 Zone = dict[tuple[str, str], tuple[int, list[str]]]  # (name, type) -> TTL, records
+
+
+def _bound() -> tuple[socket.socket, socket.socket]:
+    """One free port of both kinds: a port that is free for one may be taken for the other."""
+    while True:
+        tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+        tcp.bind(("127.0.0.1", 0))
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:
+            tcp.close()
+            udp.close()
+        else:
+            return udp, tcp
 
 
 @dataclass
@@ -44,11 +59,10 @@ class DnsServer:
         return f"127.0.0.1:{self.port}"
 
     def _run(self, ready: Callable[[], None]) -> None:
-        udp, _ = self._loop.run_until_complete(
-            self._loop.create_datagram_endpoint(lambda: _Udp(self), ("127.0.0.1", 0))
-        )
-        self.port = udp.get_extra_info("sockname")[1]
-        tcp = self._loop.run_until_complete(asyncio.start_server(self._stream, "127.0.0.1", self.port))
+        udp_socket, tcp_socket = _bound()
+        self.port = tcp_socket.getsockname()[1]
+        udp, _ = self._loop.run_until_complete(self._loop.create_datagram_endpoint(lambda: _Udp(self), sock=udp_socket))
+        tcp = self._loop.run_until_complete(asyncio.start_server(self._stream, sock=tcp_socket))
         self._loop.call_soon(ready)
         self._loop.run_forever()
         udp.close()

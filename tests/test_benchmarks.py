@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import bulk, load, openloop, report, rounds, upstream
+from benchmarks import bulk, load, openloop, plugins, report, rounds, upstream
 from benchmarks.cases import CASES, LARGE_BYTES, Case, document
 from benchmarks.measure import Command, cpu_s, rss_bytes, started, tree, wait_until
 from benchmarks.peers import PEERS, version_of
 from benchmarks.place import Absent, Place, package, program
 from benchmarks.row import Row
+from gateway.environment import PLUGINS
+from gateway.plugins.registry import Registry
 from routes import portable, services
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -35,7 +37,7 @@ def row(peer: str, number: int, cpu_us: float, **fields: object) -> Row:
 
 def test_without_arguments_everything_is_measured() -> None:
     asked = command.parser().parse_args([])
-    assert asked.cases == list(CASES)
+    assert asked.cases == [*CASES, "plugins"]
     assert asked.peers == list(PEERS)
 
 
@@ -207,3 +209,12 @@ def test_plain_against_ourselves(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert result["ratios"] == []
     assert "cache-hit" in result["absent"]
     assert "| plain | hydragate |" in capsys.readouterr().out
+
+
+def test_every_plugin_has_a_figure_or_a_reason() -> None:
+    assert {*plugins.SAMPLES, *plugins.UNMEASURED} == {*Registry.load(PLUGINS).names}
+    assert not plugins.SAMPLES.keys() & plugins.UNMEASURED.keys()
+    found = plugins.measured(requests=20)
+    assert list(found) == list(plugins.SAMPLES)
+    assert max(found.values()) < 1000
+    assert plugins.lines({"cors": 1.25})[2] == "| cors | 1.2 |"

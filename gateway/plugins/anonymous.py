@@ -7,12 +7,9 @@ another has let in already, and takes the rest for this consumer. Credentials th
 from __future__ import annotations
 
 from gateway.plugins.base import Refusal, Resources
+from gateway.plugins.identity import OWNED
 from gateway.proxy.errors import CredentialsUnavailable
 from gateway.proxy.exchange import Credential, Exchange
-
-OWNED = frozenset({
-    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
-})  # fmt: skip
 
 
 def admit(exchange: Exchange, credential: Credential) -> None:

@@ -81,7 +81,7 @@ def is_json(media: str) -> bool:
 def parsed(text: bytes) -> Any:
     """JSON by RFC 8259: no NaN, no number beyond a double, no endless nesting. Raises Unreadable."""
     try:
-        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+        return _DECODER.decode(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be represented"
         raise Unreadable(f"It is no valid JSON: {reason}.") from error
@@ -96,3 +96,6 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise ValueError(text)
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)  # `json.loads` would make one for each text

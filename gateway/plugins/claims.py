@@ -119,6 +119,16 @@ def groups(claim: Any) -> frozenset[str]:
     return frozenset(named)
 
 
+def scopes(claims: dict[str, Any]) -> frozenset[str]:
+    """What the token allows: words in `scope` (RFC 8693 §4.2), or a list in `scp`. What is neither allows nothing."""
+    found: set[str] = set()
+    for name in ("scope", "scp"):
+        said = claims.get(name, "")
+        words = said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
+        found.update(word for word in words if isinstance(word, str))
+    return frozenset(found)
+
+
 def field_value(value: Any) -> bytes:
     """Raises BadToken for what cannot stand in a header field."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""compression: sends answers gzipped to those who can read it, as they come.
+"""compression: sends answers packed (zstd, br, gzip) to those who can read it, as they come.
 
 Phases   access, response, body
 Fails    never: what should not be compressed passes as it is
@@ -6,13 +6,12 @@ Compare  Kong's nginx directives (`gzip`, `gzip_types`, `gzip_min_length`, `gzip
 
 An answer is left alone if it is encoded already, a part (206), without a body, too small, an event stream, of a type
 that is not listed, or if its upstream or its client says `no-transform`. A compressed one is another representation:
-its ETag becomes weak and it takes no ranges (RFC 9110 §8.8.1, §14.3). gzip is the one coding Python brings along.
+its ETag becomes weak and it takes no ranges (RFC 9110 §8.8.1, §14.3).
 """
 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -20,12 +19,12 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from gateway.plugins import packers
 from gateway.plugins.base import Plugin, PluginConfig, Resources
+from gateway.plugins.packers import Coding, Packer
 from gateway.proxy import headers
 from gateway.proxy.exchange import Exchange
 
-WINDOW_BITS = 14  # 16 kB of memory of what went before; with MEMORY_LEVEL, 128 kB for an answer under way
-MEMORY_LEVEL = 7
 SLICE_BYTES = 32_768  # compressed at one go, less than a millisecond; then others have their turn
 MAX_REMEMBERED = 1000
 MediaType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$&^_.+*-]+/[a-z0-9!#$&^_.+*-]+$", max_length=128)]
@@ -47,8 +46,14 @@ class CompressionConfig(PluginConfig):
     """Media types that are compressed, without parameters; `*` stands for any text. Event streams never are."""
     min_length: int = Field(1024, ge=20, le=1_073_741_824)
     """Smaller answers stay as they are: one packet is one packet. One whose length is not known is compressed."""
+    codings: tuple[Coding, ...] = Field(("zstd", "br", "gzip"), min_length=1, max_length=3)
+    """Which there are. Of those that a client likes equally, the first is taken."""
     level: int = Field(4, ge=1, le=9)
-    """1 is the fastest, 9 the smallest."""
+    """Of gzip: 1 is the fastest, 9 the smallest."""
+    br_level: int = Field(4, ge=0, le=9)
+    """Of br: 0 is the fastest, 9 the smallest. Above it a slice takes so long that others would notice."""
+    zstd_level: int = Field(3, ge=1, le=12)
+    """Of zstd: 1 is the fastest, 12 the smallest. Above it a slice takes so long that others would notice."""
 
 
 class Compression(Plugin):
@@ -59,17 +64,19 @@ class Compression(Plugin):
     def __init__(self, config: CompressionConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)
         self._listed: dict[bytes, bool] = {}  # Content-Type → whether it is among `types`
+        self._levels = {"gzip": config.level, "br": config.br_level, "zstd": config.zstd_level}
+        self._whole = {coding: packers.whole(coding, self._levels[coding]) for coding in config.codings}
 
     def access(self, exchange: Exchange) -> None:
         """What the client says of itself, before another plugin changes what the upstream is told."""
         accepted = b",".join(headers.get_all(exchange.headers, b"accept-encoding"))
         refuses = not accepted or "websocket" in exchange.notes or _no_transform(exchange.headers)
-        exchange.notes[self] = not refuses and accepts_gzip(accepted)
+        exchange.notes[self] = None if refuses else chosen(accepted, self.config.codings)
 
     def response(self, exchange: Exchange) -> None:
         fields = exchange.response_headers
         assert fields is not None
-        wanted = exchange.notes.pop(self, False)
+        coding: Coding | None = exchange.notes.pop(self, None)
         if exchange.status == 304:
             _match(exchange.headers, fields)
         length = headers.get(fields, b"content-length")
@@ -78,33 +85,41 @@ class Compression(Plugin):
         if length is not None and int(length) < self.config.min_length:
             return
         headers.vary(fields, b"Accept-Encoding")
-        if not wanted:
+        if coding is None:
             return
         fields[:] = [
             (name, _weak(value) if name == b"etag" else value)
             for name, value in fields
             if name not in (b"content-length", b"accept-ranges")
         ]
-        fields.append((b"content-encoding", b"gzip"))
+        fields.append((b"content-encoding", coding.encode()))
         if exchange.method != "HEAD":
-            exchange.notes[self] = length is None  # it may be a stream that somebody waits for
+            exchange.notes[self] = coding, None if length is None else int(length)
 
     def body(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if self not in exchange.notes:
             return chunks
-        return self._compressed(chunks, exchange.notes[self])
+        return self._compressed(chunks, *exchange.notes[self])
 
-    async def _compressed(self, chunks: AsyncIterator[bytes], at_once: bool) -> AsyncIterator[bytes]:
-        packer = zlib.compressobj(self.config.level, zlib.DEFLATED, 16 + WINDOW_BITS, MEMORY_LEVEL)
+    async def _compressed(
+        self, chunks: AsyncIterator[bytes], coding: Coding, length: int | None
+    ) -> AsyncIterator[bytes]:
+        """`length`: None may be a stream, whose every chunk somebody waits for."""
+        packer: Packer | None = None
         async for chunk in chunks:
+            if packer is None:
+                if len(chunk) == length and length <= SLICE_BYTES:
+                    yield self._whole[coding](chunk)
+                    return
+                packer = packers.of(coding, self._levels[coding])
             for start in range(0, len(chunk), SLICE_BYTES):
                 if start:
                     await asyncio.sleep(0)
-                if packed := packer.compress(chunk[start : start + SLICE_BYTES]):
+                if packed := packer.pack(chunk[start : start + SLICE_BYTES]):
                     yield packed
-            if at_once and (packed := packer.flush(zlib.Z_SYNC_FLUSH)):
+            if length is None and (packed := packer.flush()):
                 yield packed
-        yield packer.flush()
+        yield (packer or packers.of(coding, self._levels[coding])).finish()
 
     def _compressible(self, fields: headers.Pairs) -> bool:
         content_type = b""
@@ -127,14 +142,16 @@ class Compression(Plugin):
 
 
 @lru_cache(maxsize=1024)
-def accepts_gzip(value: bytes) -> bool:
-    """Whether gzip is allowed and not less welcome than the plain answer (RFC 9110 §12.5.3)."""
+def chosen(accepted: bytes, codings: tuple[Coding, ...]) -> Coding | None:
+    """The most welcome of `codings`, the first of equals. None if the plain answer is more so (RFC 9110 §12.5.3)."""
     weights: dict[bytes, float] = {}
-    for member in value.lower().split(b","):
+    for member in accepted.lower().split(b","):
         coding, *parameters = (part.strip() for part in member.split(b";"))
-        weights[coding.removeprefix(b"x-") if coding == b"x-gzip" else coding] = _weight(parameters)
-    gzip = weights.get(b"gzip", weights.get(b"*", 0.0))
-    return gzip > 0 and gzip >= weights.get(b"identity", 0.0)
+        weights[b"gzip" if coding == b"x-gzip" else coding] = _weight(parameters)
+    others = weights.get(b"*", 0.0)
+    best = max(codings, key=lambda coding: weights.get(coding.encode(), others))  # the first, of equals
+    weight = weights.get(best.encode(), others)
+    return best if weight > 0 and weight >= weights.get(b"identity", 0.0) else None
 
 
 def _weight(parameters: list[bytes]) -> float:

@@ -151,9 +151,9 @@ def _is_for_signatures(key: dict[str, Any]) -> bool:
 _shared: WeakValueDictionary[tuple[str, tuple[str, ...]], KeySet] = WeakValueDictionary()
 
 
-def shared(url: str, algorithms: tuple[str, ...], clock: Callable[[], float]) -> KeySet:
+def shared(url: str, algorithms: tuple[str, ...], clock: Callable[[], float], fetch: Fetch = fetch) -> KeySet:
     """Alive as long as a plugin holds it: that of a new table takes it over from that of the old one."""
     found = _shared.get((url, algorithms))
     if found is None:
-        found = _shared[url, algorithms] = KeySet(url, algorithms, clock)
+        found = _shared[url, algorithms] = KeySet(url, algorithms, clock, fetch)
     return found

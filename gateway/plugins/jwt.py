@@ -15,11 +15,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -28,11 +26,11 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.plugins import claims, signatures, tokens
+from gateway.plugins import claims, jwks, provider, signatures, tokens
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
-from gateway.plugins.edits import check_name
-from gateway.plugins.jwks import KeySet, shared
+from gateway.plugins.identity import OWNED, ClaimHeader, Text, canonical
+from gateway.plugins.jwks import KeySet
 from gateway.plugins.signatures import Algorithm, Check, PublicAlgorithm
 from gateway.plugins.tokens import BadToken, ExpiredToken, Token
 from gateway.proxy import headers
@@ -40,24 +38,13 @@ from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Consumer, Credential, Exchange
 
 MAX_VERIFIED = 10_000
-_OWNED = frozenset({
-    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
-})  # fmt: skip
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 PlaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 def _listed(value: object) -> object:
     """One text is a list of one."""
     return (value,) if isinstance(value, str) else value
-
-
-def _may_be_set(name: str) -> str:
-    lowered = check_name(name).lower().replace("_", "-").replace(".", "-")
-    if lowered.startswith(("x-consumer-", "x-forwarded-")) or lowered in ("x-credential-identifier", "x-real-ip"):
-        raise ValueError(f"'{name}' is the gateway's own: choose another name for the claim.")
-    return name
 
 
 class KeyConfig(PluginConfig):
@@ -89,13 +76,6 @@ class KeyConfig(PluginConfig):
         return signatures.public_check(self.algorithm, self.public_key)
 
 
-class ClaimHeader(PluginConfig):
-    claim: Text
-    """Name of the claim; dots lead into objects: `realm_access.roles`."""
-    header: Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_may_be_set)]
-    """The header field. What the client sent under this name goes, also if the token has no such claim."""
-
-
 class JwtConfig(PluginConfig):
     keys: tuple[KeyConfig, ...] = Field((), max_length=32)
     """Who may sign. One that fits is enough."""
@@ -103,6 +83,10 @@ class JwtConfig(PluginConfig):
     """Short for one entry of `keys`: HS256 with this secret."""
     jwks_url: str = Field("", max_length=1000, pattern=r"^(https?://[^\s/?#@]+(/[^\s#]*)?)?$")
     """Where the issuer shows its public keys (JWKS). Fetched when the first token comes, and every five minutes."""
+    openid_issuer: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$")] = Field(
+        "", max_length=1000
+    )
+    """An OpenID provider, which tells where its keys are. In the place of jwks_url, and of issuer if there is none."""
     algorithms: tuple[PublicAlgorithm, ...] = Field(("RS256", "ES256", "EdDSA"), min_length=1, max_length=10)
     """What the keys of `jwks_url` are used for. One that names its algorithm is used for that only."""
     issuer: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = Field((), max_length=16)
@@ -147,8 +131,10 @@ class JwtConfig(PluginConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> JwtConfig:
-        if not self.all_keys() and not self.jwks_url:
-            raise ValueError("Give at least one key: in keys, as secret, or by jwks_url.")
+        if not self.all_keys() and not self.jwks_url and not self.openid_issuer:
+            raise ValueError("Give at least one key: in keys, as secret, or by jwks_url or openid_issuer.")
+        if self.jwks_url and self.openid_issuer:
+            raise ValueError("Give jwks_url or openid_issuer, not both.")
         if not (self.header_names or self.uri_param_names or self.cookie_names):
             raise ValueError("Name at least one place for the token: header_names, uri_param_names or cookie_names.")
         if self.consumer_required and self.consumer_by == "none":
@@ -170,6 +156,7 @@ class Verified:
     subject: int
     keys: int  # the key set it was checked with, as the set counts them
     claims: dict[str, Any]
+    scopes: frozenset[str]
     found: Credential | None = None
     credential: Credential | None = None
 
@@ -186,10 +173,12 @@ class Jwt(Plugin):
         self._places = Places(config.header_names, config.uri_param_names, config.cookie_names)
         self._missing = f"This request has no token. Send one {self._places}."
         issuers, audiences = frozenset(config.issuer), frozenset(config.audience)
+        if config.openid_issuer and not issuers:  # with and without a slash at the end: services differ
+            issuers = frozenset({config.openid_issuer.rstrip("/"), config.openid_issuer.rstrip("/") + "/"})
         self._rules = claims.Rules(issuers, audiences, config.claims_required, config.leeway_s)
         self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
-        self._claim_headers = frozenset(_canonical(name) for _, name in self._set)
-        self._key_set = shared(config.jwks_url, config.algorithms, resources.clock) if config.jwks_url else None
+        self._claim_headers = frozenset(canonical(name) for _, name in self._set)
+        self._key_set = _key_set(config, resources)
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
@@ -285,7 +274,7 @@ class Jwt(Plugin):
         fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
         subject = claims.subject(said.get("iss", ""), identity)
         changes = self._key_set.changes if self._key_set else 0
-        return Verified(ends_s, identity, groups, fields, subject, changes, said)
+        return Verified(ends_s, identity, groups, fields, subject, changes, said, claims.scopes(said))
 
     async def _admit_later(
         self, exchange: Exchange, verified: Verified, finding: Awaitable[Credential | Refusal]
@@ -306,7 +295,7 @@ class Jwt(Plugin):
         self._drop_claims(exchange)
         credential = verified.credential
         if verified.identity or verified.groups or exchange.consumer is None:
-            exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in _OWNED]
+            exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
             exchange.headers += credential.fields
             exchange.credential = credential if verified.identity else None
             exchange.consumer = credential.consumer if verified.identity or verified.groups else None
@@ -316,7 +305,7 @@ class Jwt(Plugin):
     def _drop_claims(self, exchange: Exchange) -> None:
         """What only a token may say, also under names that an upstream may read as the same (`X_User` for `X-User`)."""
         if names := self._claim_headers:
-            exchange.headers[:] = [pair for pair in exchange.headers if _canonical(pair[0]) not in names]
+            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in names]
 
     def _bad(self, error: BadToken) -> Reject:
         return self._refused("token_expired" if isinstance(error, ExpiredToken) else "token_invalid", str(error))
@@ -328,6 +317,19 @@ class Jwt(Plugin):
         return Reject(401, code, detail, headers=((b"www-authenticate", challenge.encode()),))
 
 
+def _key_set(config: JwtConfig, resources: Resources) -> KeySet | None:
+    if config.jwks_url:
+        return jwks.shared(config.jwks_url, config.algorithms, resources.clock)
+    if not config.openid_issuer:
+        return None
+    source = provider.shared(config.openid_issuer, resources.caller, resources.clock)
+
+    async def fetch(_: str) -> bytes:
+        return await jwks.fetch((await source.metadata()).jwks_uri)
+
+    return jwks.shared(f"{config.openid_issuer} (discovered)", config.algorithms, resources.clock, fetch)
+
+
 def _is_signed(token: Token, checks: Sequence[Check]) -> bool:
     return any(check(token.signed, token.signature) for check in checks)
 
@@ -337,9 +339,4 @@ def _credential(verified: Verified, found: Credential | None) -> Credential:
         consumer = Consumer(0, verified.identity, groups=verified.groups)
     else:
         consumer = replace(found.consumer, groups=found.consumer.groups | verified.groups)
-    return Credential("jwt", verified.subject, verified.identity, consumer)
-
-
-@lru_cache(maxsize=4096)
-def _canonical(name: bytes) -> bytes:
-    return name.replace(b"_", b"-").replace(b".", b"-")
+    return Credential("jwt", verified.subject, verified.identity, consumer, verified.scopes)

@@ -24,17 +24,13 @@ from gateway.plugins import claims
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
 from gateway.plugins.endpoints import AuthorizationUnavailable, Endpoint, Reply, Url
+from gateway.plugins.identity import OWNED, Text
 from gateway.plugins.tokens import BadToken
 from gateway.proxy import headers
 from gateway.proxy.errors import Reject, UpstreamError
 from gateway.proxy.exchange import Consumer, Credential, Exchange
 
 MAX_REMEMBERED, MAX_TOKEN_BYTES = 10_000, 8192
-_OWNED = frozenset({
-    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
-})  # fmt: skip
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Scope = Annotated[str, StringConstraints(pattern=r"^[!#-\[\]-~]+$", max_length=256)]  # RFC 6749 §3.3
 PlaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
@@ -230,7 +226,7 @@ class Oauth2Introspection(Plugin):
             self._places.hide(exchange)
         exchange.claims = told.claims
         credential = Credential("oauth2", told.subject, told.identity, consumer, told.scopes)
-        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in _OWNED]
+        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
         exchange.headers += credential.fields
         exchange.credential = credential if told.identity else None
         exchange.consumer = consumer if told.identity or told.groups else None

@@ -105,6 +105,10 @@ class Pipeline:
                     await waiting
             if chain.body:
                 _wrap(exchange, chain)
+        except GatewayError as error:  # a hook that reads the answer meets what may be wrong with it
+            if exchange.release is not None:
+                await exchange.release()
+            _refuse(exchange, error)
         except Exception:
             logger.exception("a response hook of route %s failed, request %s", _route_name(exchange), exchange.id)
             if exchange.release is not None:

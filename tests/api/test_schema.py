@@ -57,8 +57,9 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "uses the same parameter name twice|is there twice",
         "the lower status stands first|At most is less than at first",  # compare two numbers
         "Nobody waits without a ceiling",
-        "discovery is \\w+: give|[Dd]iscovery",  # compares fields
-        "is no URL such as",
+        "discovery is \\w+: give|[Dd]iscovery|hash_on is \\w+: name|Browsers take SameSite=None",  # compare fields
+        "is no URL such as|A URL with a user and password|never sent; leave it out",
+        "upstreams may not be there",  # an address behind the fence
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",

@@ -131,8 +131,8 @@ def children(parent: int, word: str) -> list[int]:
 
 
 @contextmanager
-def database() -> Iterator[str]:
-    """A fresh database on the suite's PostgreSQL, as a connection string."""
+def database(template: str = "template1") -> Iterator[str]:
+    """A fresh database on the suite's PostgreSQL, as a connection string. Empty, if it is not made like another."""
     base = settings.DATABASES["default"]
     parts = {
         "host": base["HOST"], "port": base.get("PORT", ""), "user": base["USER"], "password": base.get("PASSWORD", ""),
@@ -140,7 +140,7 @@ def database() -> Iterator[str]:
     parts = {key: value for key, value in parts.items() if value}
     name = f"hg_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(make_conninfo(dbname="postgres", **parts), autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")  # type: ignore[arg-type]
         yield make_conninfo(dbname=name, **parts)
         try:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
@@ -150,8 +150,9 @@ def database() -> Iterator[str]:
 
 @contextmanager
 def running(gateway: Gateway) -> Iterator[Gateway]:
-    """Migrated, started, and stopped afterwards whatever happens."""
-    gateway.manage("migrate", "--verbosity", "0")
+    """Migrated if the database is empty, started, and stopped afterwards whatever happens."""
+    if gateway.query("SELECT to_regclass('django_migrations')") == [(None,)]:
+        gateway.manage("migrate", "--verbosity", "0")
     gateway.start()
     try:
         yield gateway

@@ -68,8 +68,8 @@ class Hardened:
 
 
 @pytest.fixture(scope="session")
-def hardened() -> Iterator[Hardened]:
-    with tempfile.TemporaryDirectory(prefix="hg-front-") as path, database() as url, origin() as served:
+def hardened(migrated: str) -> Iterator[Hardened]:
+    with tempfile.TemporaryDirectory(prefix="hg-front-") as path, database(migrated) as url, origin() as served:
         environment = {"DATABASE_URL": url, "REDIS_URL": settings.REDIS_URL, **DEADLINES}
         raw_port = free_port()
         with running(Gateway(Path(path), environment)) as gateway:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from gateway.proxy.exchange import Consumer, Credential, Exchange
 from gateway.proxy.headers import Pairs
 from gateway.proxy.limits import Limit, LimitState, LocalCounters
 from gateway.proxy.snapshot import RouteSpec
+from tests.plugins.logins import Service
+from tests.upstream import serving
 
 
 class FakeClock:
@@ -148,6 +150,14 @@ def exchange_of() -> Callable[..., Exchange]:
         return exchange
 
     return build
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    service = Service()
+    async with serving(service.script) as running:
+        service.port = running.port
+        yield service
 
 
 @pytest.fixture

@@ -535,3 +535,36 @@ def test_secrets_do_without_the_library_that_takes_10_mb() -> None:
         "sys.exit(bool({'jwt', 'cryptography'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+# --- an OpenID provider that tells where its keys are ----------------------------------------------------------------
+
+
+async def test_an_openid_provider_tells_where_its_keys_are(make, exchange_of, service) -> None:
+    plugin = make("jwt", {"openid_issuer": service.issuer, "audience": "gw"})
+    for claims, admitted in (({}, True), ({"iss": "http://evil"}, False), ({"iss": service.issuer + "/"}, True)):
+        exchange = exchange_of(headers=[(b"authorization", b"Bearer " + service.id_token(**claims).encode())])
+        if admitted:
+            await plugin.access(exchange)
+            assert exchange.credential.hint == "anna"
+        else:
+            with pytest.raises(Reject):
+                await plugin.access(exchange)
+    assert [path.rpartition("/")[2] for path in service.asked] == ["openid-configuration", "jwks"]
+
+
+async def test_an_openid_provider_that_is_away_is_no_fault_of_the_client(make, exchange_of, service) -> None:
+    service.metadata = {"issuer": "http://evil"}
+    plugin = make("jwt", {"openid_issuer": service.issuer, "audience": "gw"})
+    with pytest.raises(CredentialsUnavailable):
+        await plugin.access(exchange_of(headers=[(b"authorization", b"Bearer " + service.id_token().encode())]))
+
+
+@pytest.mark.parametrize(("claims", "scopes"), [
+    ({"scope": "a b"}, {"a", "b"}), ({"scp": ["a", 7]}, {"a"}), ({"scp": "a"}, {"a"}), ({"scope": 7}, set()),
+    ({}, set()),
+])  # fmt: skip
+def test_a_token_says_what_it_allows(make, exchange_of, claims, scopes) -> None:
+    exchange = exchange_of(headers=[(b"authorization", b"Bearer " + token({**CLAIMS, **claims}))])
+    assert make("jwt", {"secret": SECRET}).access(exchange) is None
+    assert exchange.credential.scopes == scopes

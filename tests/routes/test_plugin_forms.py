@@ -14,6 +14,7 @@ from routes import services
 from routes.fields import can_say, config_of, fields_of, texts_of
 from routes.models import ConfigVersion, PluginSetting, Route
 from routes.widgets import placed
+from tests.plugins.test_mtls_auth import ROOT, pem
 from tests.routes.test_admin import admin_user, client, errors, filled, url, viewer  # noqa: F401 (fixtures)
 
 REGISTRY = Registry.load(PLUGINS)
@@ -41,12 +42,24 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "request-validation": [
         {"body_schema": '{"type": "object"}', "parameter_schema": [{"in": "query", "name": "a", "schema": "{}"}]},
-        {"openapi": '{"openapi": "3.1.0", "paths": {}}', "verbose_response": False},
+        {"openapi": "openapi: 3.1.0\npaths:\n  /a: {}\n", "verbose_response": False},
     ],
     "request-transformer": [{"remove": {"headers": ["x-a"]}, "set": {"querystring": ["a:b", "c:d e"]}, "path": "/v2"},
                             {"http_method": "POST"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
+    "mtls-auth": [
+        {"ca_certificates": pem(ROOT), "allowed_fingerprints": ["aa:bb"], "certificate_header_format": "base64"},
+    ],
+    "openid-connect": [
+        {"issuer": "https://a", "client_id": "us", "client_secret": "s", "auth_methods": ["bearer"]},
+        {"issuer": "https://a", "client_id": "us", "session_secret": "s" * 32, "session_ttl_s": 600,
+         "claims_to_headers": [{"claim": "email", "header": "X-Email"}]},
+    ],
+    "body-transformer": [
+        {"request": {"convert": "form_to_json", "remove": ["/a", "/b"], "set": [{"at": "/c", "value": "1"}]}},
+        {"response": {"move": [{"from": "/a", "to": "/b"}]}, "max_body_bytes": 5},
+    ],
     "request-termination": [
         {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
     ],

@@ -1,0 +1,118 @@
+"""Who a verified token is about: the consumer, the groups, the header fields the upstream gets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from gateway.plugins import claims
+from gateway.plugins.base import CredentialLookup, PluginConfig, Refusal
+from gateway.plugins.edits import check_name
+from gateway.plugins.tokens import BadToken
+from gateway.proxy import headers
+from gateway.proxy.exchange import Consumer, Credential, Exchange
+
+#: Only a credential says these to the upstream.
+OWNED = frozenset({
+    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
+})  # fmt: skip
+
+ConsumerBy = Literal["none", "username", "custom_id"]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+def _may_be_set(name: str) -> str:
+    lowered = check_name(name).lower().replace("_", "-").replace(".", "-")
+    if lowered.startswith(("x-consumer-", "x-forwarded-")) or lowered in ("x-credential-identifier", "x-real-ip"):
+        raise ValueError(f"'{name}' is the gateway's own: choose another name for the claim.")
+    return name
+
+
+class ClaimHeader(PluginConfig):
+    claim: Text
+    """Name of the claim; dots lead into objects: `realm_access.roles`."""
+    header: Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_may_be_set)]
+    """The header field. What the client sent under this name goes, also if the token has no such claim."""
+
+
+class IdentityConfig(PluginConfig):
+    consumer_claim: str = Field("sub", min_length=1, max_length=1000)
+    """The claim that says who calls: limits count by it, and the upstream gets it in `X-Credential-Identifier`."""
+    consumer_by: ConsumerBy = "none"
+    """Look for the consumer whose username or custom ID is exactly that claim. `none`: do not look."""
+    consumer_required: bool = False
+    """Refuse tokens that lead to no consumer."""
+    groups_claim: str = Field("", max_length=1000)
+    """A claim with groups for `acl`: a list, or words in one text. They add to the consumer's own."""
+    claims_to_headers: tuple[ClaimHeader, ...] = Field((), max_length=32)
+    """Claims the upstream gets as header fields: text as it is, anything else as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """What the claims say. `claims` are those the upstream's templates may read."""
+
+    identity: str
+    groups: frozenset[str]
+    fields: headers.Pairs
+    subject: int
+    claims: dict[str, Any]
+
+
+class Identity:
+    """`kind`: of the credentials it makes."""
+
+    def __init__(self, config: IdentityConfig, kind: str, lookup: CredentialLookup) -> None:
+        self._config, self._kind, self._lookup = config, kind, lookup
+        self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
+        self._claim_headers = frozenset(canonical(name) for _, name in self._set)
+
+    def read(self, said: dict[str, Any]) -> Who:
+        """Raises BadToken."""
+        identity = claims.identity(claims.at(said, self._config.consumer_claim))
+        named = claims.at(said, self._config.groups_claim) if self._config.groups_claim else None
+        values = [(name, claims.at(said, claim)) for claim, name in self._set]
+        fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
+        return Who(identity, claims.groups(named), fields, claims.subject(str(said.get("iss", "")), identity), said)
+
+    async def admit(self, exchange: Exchange, who: Who) -> None:
+        """Writes it into the exchange. Raises ConsumerDisabled, BadToken, CredentialsUnavailable."""
+        found: Credential | Refusal | Awaitable[Credential | Refusal] | None = None
+        if self._config.consumer_by != "none" and who.identity:
+            found = self._lookup.find_consumer(self._config.consumer_by, who.identity)
+            if not isinstance(found, (Credential, Refusal)):
+                found = await found
+        if isinstance(found, Refusal) and found.code == "consumer_disabled":
+            raise ConsumerDisabled("The owner of this token is disabled.")
+        if isinstance(found, Credential):
+            consumer = replace(found.consumer, groups=found.consumer.groups | who.groups)
+        elif self._config.consumer_required:
+            raise BadToken("This token leads to no consumer.")
+        else:
+            consumer = Consumer(0, who.identity, groups=who.groups)
+        credential = Credential(self._kind, who.subject, who.identity, consumer, claims.scopes(who.claims))
+        self.drop(exchange)
+        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
+        exchange.headers += credential.fields
+        exchange.headers += who.fields
+        exchange.credential = credential if who.identity else None
+        exchange.consumer = consumer if who.identity or who.groups else None
+        exchange.claims = who.claims
+
+    def drop(self, exchange: Exchange) -> None:
+        """What only a token may say, also under names that an upstream may read as the same (`X_User` for `X-User`)."""
+        if names := self._claim_headers:
+            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in names]
+
+
+class ConsumerDisabled(BadToken):
+    """Known, but not let in."""
+
+
+@lru_cache(maxsize=4096)
+def canonical(name: bytes) -> bytes:
+    return name.replace(b"_", b"-").replace(b".", b"-")
