@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.utils.crypto import salted_hmac
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from gateway.plugins import references
 from gateway.plugins.base import PluginConfig
@@ -48,7 +49,12 @@ def hidden(plugin: str, config: Any) -> Any:
 
 def shown(config: PluginConfig) -> dict[str, Any]:
     """What a plugin works with, defaults included, to look at only."""
-    values: dict[str, Any] = _mapped(config.model_dump(mode="json"), _places_in(type(config)), _hide)
+    try:
+        plain = config.model_dump(mode="json", warnings=False)
+    except PydanticSerializationError:  # holds a reference where it could not be looked up (`routes.configs`)
+        fields = {name: getattr(config, name) for name in type(config).model_fields}
+        plain = to_jsonable_python(fields, fallback=str)
+    values: dict[str, Any] = _mapped(plain, _places_in(type(config)), _hide)
     return values
 
 

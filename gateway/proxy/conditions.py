@@ -69,6 +69,11 @@ class Conditional:
         return bool(holds)
 
 
+def judge(when: When, exchange: Exchange) -> bool:
+    """For pages that explain a request. Raises AmbiguousPath."""
+    return all(test(exchange) for test in _tests(when))
+
+
 def _tests(when: When) -> list[Test]:
     """The cheap ones first."""
     tests: list[Test] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
@@ -257,6 +257,8 @@ class ExplainWrite(Part):
     query: dict[str, str | list[str]] = Field({}, max_length=100)
     consumer: str = Field("", max_length=100)
     """As whom. Empty: as nobody in particular."""
+    client_ip: Annotated[str, Field(max_length=45, pattern=r"^[0-9A-Fa-f:.]*$")] = ""
+    """From where. Empty: not said."""
 
 
 class ExplainedPlugin(Part):
@@ -267,6 +269,8 @@ class ExplainedPlugin(Part):
     config: dict[str, Any]
     when: dict[str, Any]
     """Which requests it is for. Empty: every one."""
+    applies: bool | None
+    """Whether it is for this request. null: that depends on `client_ip`, which was not given."""
 
 
 class ExplainedTarget(Part):

@@ -12,9 +12,10 @@ from django.urls import reverse
 from gateway.environment import PLUGINS
 from gateway.plugins.references import References
 from gateway.plugins.registry import Registry
-from routes import selectors, services
+from routes import masking, selectors, services
 from routes.compile import CompileError
 from routes.compile import compile as compile_document
+from routes.configs import config_of
 from routes.models import ConfigVersion, PluginSetting
 
 SECRET = "sixteen-bytes-at-least"
@@ -109,3 +110,19 @@ def test_one_that_is_missing_is_refused_when_it_is_saved(admin_client: Any, sett
     assert "PLUGIN_NOT_THERE" in fault["detail"]
     settings.ENVIRONMENT = settings.ENVIRONMENT.model_copy(update={"role": "admin"})
     assert admin_client.post("/admin/v1/plugin-settings", body, content_type="application/json").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("hmac-auth", {"credentials": [{"username": "a", "secret": "${env:PLUGIN_X}"}]}),
+        ("http-log", {"url": "${env:PLUGIN_URL}", "authorization": "${env:PLUGIN_A}"}),
+        ("rate-limiting", {"minute": "${env:PLUGIN_N}"}),
+    ],
+)
+def test_what_cannot_be_validated_can_be_shown(real: Registry, name: str, config: dict[str, Any]) -> None:
+    made, faults = config_of(name, config, real)
+    assert faults == []
+    shown = masking.shown(made)
+    assert set(shown) == set(real[name].Config.model_fields)
+    json.dumps(shown)
