@@ -10,6 +10,7 @@ from typing import Any
 from gateway.plugins import references as refer
 from gateway.plugins.references import At, References
 from gateway.plugins.registry import ConfigProblems, Registry
+from routes import sealing
 from routes.problems import Path
 
 Faults = list[tuple[Path, str]]
@@ -36,6 +37,8 @@ def config_of(
     """
     if name not in registry:
         return None, [(("name",), f"There is no plugin '{name}'. There are: {', '.join(registry.names)}.")]
+    if sealed := [(("config", *path), sealing.UNREADABLE) for path in sealing.unreadable(config)]:
+        return None, sealed
     places = refer.places(config)
     if not places:
         return _validated(registry, name, config)

@@ -82,6 +82,27 @@ def unmask(plugin: str, config: Any, stored: Any) -> tuple[Any, Faults]:
     return _mapped(config, places, put_back), faults
 
 
+def with_secrets(plugin: str, config: Any, change: Callable[[Any, bool], Any]) -> Any:
+    """A copy with every leaf put through `change`, which is told whether it is a secret."""
+    return _mapped(config, _places(plugin), lambda value, secret, _: change(value, secret))
+
+
+def document_with_secrets(document: Mapping[str, Any], change: Callable[[Any, bool], Any]) -> dict[str, Any]:
+    """Of a document that compiled."""
+    full = dict(document)
+    if "plugins" in full:
+        full["plugins"] = [
+            {**entry, "config": with_secrets(entry["name"], entry["config"], change)} if entry.get("config") else entry
+            for entry in full["plugins"]
+        ]
+    if "upstreams" in full:
+        full["upstreams"] = [
+            {**entry, **{name: change(entry[name], True) for name in UPSTREAM_SECRETS if entry.get(name)}}
+            for entry in full["upstreams"]
+        ]
+    return full
+
+
 def mask_entry(section: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a row as a document has it. Most have no secrets."""
     if section == "plugins":
