@@ -1,7 +1,7 @@
 """Secrets of plugins and upstreams' keys are encrypted (`routes.sealing`): those that are there, too, in all versions.
 
-Published versions are facts that triggers keep; what they say stays the same, so the trigger is off meanwhile. Where a
-plugin cannot be loaded nobody knows what is secret: then rows stay as they are, and are sealed when they are next saved.
+Published versions are facts that triggers keep; what they say stays the same, so the trigger is off meanwhile. Of
+plugins that are not installed nobody knows what is secret: all their texts are sealed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 from django.db import migrations
 
 import routes.sealing
-from gateway.plugins.registry import RegistryProblems
-from routes.catalogue import registry
 
 FIELDS = {"PluginSetting": "config", "Upstream": "tls_client_key", "ConfigVersion": "document"}
 
@@ -35,10 +33,6 @@ def open_again(apps: Any, schema_editor: Any) -> None:
 def _each(apps: Any, schema_editor: Any, write: Callable[[Any, str], Any]) -> None:
     models = {name: apps.get_model("routes", name) for name in FIELDS}
     if not any(model.objects.exists() for model in models.values()):
-        return
-    try:
-        registry()
-    except RegistryProblems:
         return
     with _versions_open(schema_editor):
         for name, model in models.items():

@@ -16,6 +16,7 @@ from django.core.management import CommandError, call_command
 from gateway.environment import ROOT
 from gateway.plugins import skeleton
 from gateway.plugins.registry import Registry, files_of
+from routes import catalogue
 
 GUIDE = (ROOT / "docs" / "write-a-plugin.md").read_text()
 
@@ -135,3 +136,13 @@ def test_of_a_file_that_breaks_the_plugin_before_it_stays_and_others_are_new(dir
     assert after["good-day"] is before["good-day"]
     assert after.names == ("good-day", "other")
     assert len(problems) == 1
+
+
+def test_a_file_that_breaks_takes_nothing_from_the_pages(directory: Path) -> None:
+    file = directory / "good_day.py"
+    file.write_text(skeleton.files("good-day")["good_day.py"])
+    known = catalogue.registry()["good-day"]
+    file.write_text("1 / 0")
+    assert catalogue.registry()["good-day"] is known
+    file.write_text(skeleton.files("good-day")["good_day.py"] + "\n")
+    assert catalogue.registry()["good-day"] is not known
