@@ -31,14 +31,16 @@ class Consumer:
 class Credential:
     """What proved it. `id` is the primary key; `hint` (a key's prefix) may be shown and logged, a secret never.
 
-    Of a token (`jwt`), `id` is a hash of who it is about, and `hint` the claim that says so.
+    Of a token (`jwt`), `id` is a hash of who it is about, and `hint` the claim that says so. `proof`: of a username,
+    what its password has to fit (`gateway.plugins.passwords`).
     """
 
-    kind: str  # "key", "jwt"
+    kind: str  # "key", "jwt", "basic", …
     id: int
     hint: str
     consumer: Consumer
     scopes: frozenset[str] = frozenset()
+    proof: str = field(default="", repr=False, compare=False)
     fields: Pairs = field(init=False, repr=False, compare=False)  # what tells the upstream who calls
 
     def __post_init__(self) -> None:

@@ -52,6 +52,8 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "is not a regular expression RE2 accepts",
         "The native transport speaks HTTP/1.1 only",  # compares fields
         "not a certificate in PEM|client certificate needs its private key|private key needs its certificate",
+        "is no network such as",
+        "runs before the consumer is known",
         "is not an IPv6 address",  # in brackets, for which there is no `format`
         "is not a host name|is not a URL|Invalid IPv6 URL",  # whether a URL's authority is one
         "the path of a unix socket has at most",  # bytes, where JSON Schema counts characters
@@ -83,11 +85,13 @@ class References:
         setting = call("POST", "/plugin-settings", {"name": "rate-limiting", "config": {"minute": 9}}).json()
         call("POST", "/consumers", {"username": "anna"})
         key = call("POST", "/consumers/anna/keys", {}).json()
+        call("POST", "/consumers/anna/basic-credentials", {"username": "anna", "password": "long enough"})
         token = call("POST", "/tokens", {"name": "other"}).json()
         self._refs: Mapping[str, str] = {
             "upstreams": "users", "targets": "10.0.0.1:80", "routes": "users", "plugin-settings": str(setting["id"]),
             "consumers": "anna", "keys": key["prefix"], "tokens": token["prefix"], "versions": "1", "plugins": "cors",
             "websockets": "9f8660999c8c931280920375793a935a",
+            "basic-credentials": "anna",
         }  # fmt: skip
 
     def __call__(self, path: str) -> dict[str, str]:

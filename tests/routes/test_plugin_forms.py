@@ -101,6 +101,9 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
+    "basic-auth": [{"hide_credentials": False, "anonymous": "guest", "realm": "the office"}],
+    "http-log": [{"url": "https://logs.test/in", "authorization": "Bearer x", "format": "ndjson", "batch_max": 5}],
+    "file-log": [{"file": "orders.log"}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
                              {"status": 503, "if_status": ["500-599"]}],
 }  # fmt: skip
