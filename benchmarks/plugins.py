@@ -90,6 +90,7 @@ SAMPLES: dict[str, Sample] = {
         BODY,
     ),
     "fault-injection": Sample({"abort": {"status": 503, "percentage": 100}, "trigger": "X-Fail"}),
+    "response-cache": Sample({}, answer=BODY),
     "request-transformer": Sample({"set": {"headers": ["X-Way: $(request.method)"]}, "remove": {"headers": ["X-A"]}}),
     "body-transformer": Sample({"request": {"set": [{"at": "/way", "value": "$(request.method)"}]}}, JSON, BODY),
     "request-termination": Sample({"status_code": 200, "body": "{}"}),
