@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.plugins.base import PluginConfig
 from gateway.plugins.references import References
 from gateway.plugins.registry import Registry
 from gateway.proxy import certificates
@@ -66,6 +67,7 @@ def compile(  # noqa: A001 - the word of the design
         *_twins(reading),
         *_scopes(reading, registry),
         *config_faults,
+        *_led_to(reading, configs),
     ]
     if problems:
         raise CompileError(problems)
@@ -215,6 +217,14 @@ def _configs(
         row = ("plugins", entry.key)
         problems += (_at("plugins", index, row, field, message) for field, message in faults)
     return configs, problems
+
+
+def _led_to(reading: Reading, configs: Mapping[int, PluginConfig]) -> Iterator[Problem]:
+    for index, config in configs.items():
+        row = ("plugins", reading.plugins[index].key)
+        for path, name in config.upstreams_named():
+            if name not in reading.named["upstreams"]:
+                yield _at("plugins", index, row, ("config", *path), f"There is no upstream '{name}'.")
 
 
 # --- entries to specs -------------------------------------------------------------------------------------------------

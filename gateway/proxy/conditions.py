@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from gateway.plugins.base import Plugin
+from gateway.plugins.base import Forward, Plugin
 from gateway.proxy.errors import AmbiguousPath
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.expressions import compiled
@@ -37,6 +37,9 @@ class Conditional:
         """Raises AmbiguousPath where another reading of the path would be judged otherwise."""
         holds = exchange.notes[self] = all(test(exchange) for test in self._tests)
         return self.plugin.access(exchange) if holds and "access" in self._hooks else None
+
+    async def forward(self, exchange: Exchange, onwards: Forward) -> None:
+        await (self.plugin.forward(exchange, onwards) if self._holds(exchange) else onwards(exchange))
 
     def response(self, exchange: Exchange) -> Awaitable[None] | None:
         return self.plugin.response(exchange) if self._holds(exchange) else None

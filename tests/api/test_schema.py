@@ -27,7 +27,10 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "Sums are by route and upstream, or by consumer and key",
         "A time with its zone",  # a leap second, which RFC 3339 allows
     ],
-    404: ["There is no version"],  # /config?version=
+    404: [
+        "There is no version",  # /config?version=
+        "There is no open WebSocket",  # none is, where no worker runs
+    ],
     409: [
         "There is no (route|upstream|consumer|plugin setting) '",  # what a body names must be there
         "The name '.*' is taken",
@@ -57,12 +60,14 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "uses the same parameter name twice|is there twice",
         "the lower status stands first|At most is less than at first",  # compare two numbers
         "Nobody waits without a ceiling",
+        "Say what is to be purged",  # one of four lists
         "discovery is \\w+: give|[Dd]iscovery|hash_on is \\w+: name|Browsers take SameSite=None",  # compare fields
         "is no URL such as|A URL with a user and password|never sent; leave it out",
         "upstreams may not be there",  # an address behind the fence
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",
+        "A reason has at most [0-9]+ bytes",  # where JSON Schema counts characters
         "A text holds a NUL character",  # somewhere in a plugin's config, which may be anything
     ],
 }
@@ -85,6 +90,7 @@ class References:
         self._refs: Mapping[str, str] = {
             "upstreams": "users", "targets": "10.0.0.1:80", "routes": "users", "plugin-settings": str(setting["id"]),
             "consumers": "anna", "keys": key["prefix"], "tokens": token["prefix"], "versions": "1", "plugins": "cors",
+            "websockets": "9f8660999c8c931280920375793a935a",
             "basic-credentials": "anna",
         }  # fmt: skip
 
