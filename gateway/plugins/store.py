@@ -33,7 +33,8 @@ MAX_BYTES = 16 << 20  # of the worker's level
 MAX_VARIANTS = 50  # of a key, in the worker's level
 MAX_KEPT_S = 86_400  # whatever the answer says: purges need not be remembered for longer
 INLINE_BYTES = PIECE_BYTES = 32_768
-MAX_UNSENT_BYTES = 8 << 20  # on their way to Redis; beyond it answers stay in the worker
+#: On their way to Redis, which has its short time limit for them; what comes beyond it stays in the worker.
+MAX_UNSENT_BYTES = 2 << 20
 OVERHEAD_BYTES = 600  # of an entry, besides its bytes
 OVERLAP_S = 5.0  # of a look at the log with the one before: others' clocks differ
 FORMAT = 1
