@@ -88,6 +88,7 @@ SAMPLES: dict[str, Sample] = {
         BODY,
     ),
     "fault-injection": Sample({"abort": {"status": 503, "percentage": 100}, "trigger": "X-Fail"}),
+    "response-cache": Sample({"strategy": "memory"}),  # of an answer that is not kept; of one that is: `cache-hit`
     "request-transformer": Sample({"set": {"headers": ["X-Way: $(request.method)"]}, "remove": {"headers": ["X-A"]}}),
     "body-transformer": Sample({"request": {"set": [{"at": "/way", "value": "$(request.method)"}]}}, JSON, BODY),
     "request-termination": Sample({"status_code": 200, "body": "{}"}),

@@ -235,7 +235,7 @@ def test_a_switch_needs_its_csrf_token(operator):
 
 def test_purge_is_offered_where_a_cache_is(operator):
     assert b"/purge/" not in operator.get(detail()).content
-    with change(author=None, source="test"):
+    with change(author="test", source="api"):
         PluginSetting.objects.create(name="response-cache", route=Route.objects.get(name="users"), config={})
     assert b"/purge/" in operator.get(detail()).content
     assert b"/purge/" not in operator.get(detail("orders")).content
