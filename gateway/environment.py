@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.plugins.references import References, check_names
 from gateway.proxy.fence import Fence, place
 
 Role = Literal["all", "proxy", "admin"]
@@ -26,12 +27,14 @@ FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
 
 PLUGINS = [
     "gateway.plugins.request_id.RequestId",
+    "gateway.plugins.bandwidth_limiting.BandwidthLimiting",
     "gateway.plugins.compression.Compression",
     "gateway.plugins.security_headers.SecurityHeaders",
     "gateway.plugins.cors.Cors",
     "gateway.plugins.bot_detection.BotDetection",
     "gateway.plugins.redirect.Redirect",
     "gateway.plugins.key_auth.KeyAuth",
+    "gateway.plugins.basic_auth.BasicAuth",
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.mtls_auth.MtlsAuth",
@@ -45,13 +48,20 @@ PLUGINS = [
     "gateway.plugins.opa.Opa",
     "gateway.plugins.concurrency_limiting.ConcurrencyLimiting",
     "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.quota.Quota",
     "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.fault_injection.FaultInjection",
     "gateway.plugins.response_cache.ResponseCache",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.body_transformer.BodyTransformer",
     "gateway.plugins.request_termination.RequestTermination",
+    "gateway.plugins.traffic_split.TrafficSplit",
+    "gateway.plugins.upstream_timeout.UpstreamTimeout",
+    "gateway.plugins.upstream_retry.UpstreamRetry",
+    "gateway.plugins.mirror.Mirror",
     "gateway.plugins.response_transformer.ResponseTransformer",
+    "gateway.plugins.http_log.HttpLog",
+    "gateway.plugins.file_log.FileLog",
 ]
 
 
@@ -75,6 +85,14 @@ class Environment(BaseSettings):
     """What a worker serves: `proxy` only traffic, `admin` only the control plane, `all` both on one port."""
     port: int = Field(8080, ge=1, le=65535, validation_alias="PORT")
     """Port of the `all` and `proxy` roles."""
+    tls_port: int = Field(0, ge=0, le=65535)
+    """Port of the `all` and `proxy` roles on which the same is served over TLS (1.2 and 1.3). 0: none."""
+    tls_certificates: Words = []
+    """Files, each with a certificate, those that lead to its authority, and its private key, all in PEM. With several,
+    a client gets the one for the name it asks for, or the first. Read by workers as they start: SIGHUP renews them."""
+    tls_client_ca: Path | None = None
+    """Authorities in PEM whose certificates clients may show on `GATEWAY_TLS_PORT`, for the plugin mtls-auth. Nobody
+    has to show one."""
     admin_port: int = Field(8081, ge=1, le=65535)
     """Port of the `admin` role."""
     status_port: int = Field(8082, ge=0, le=65535)
@@ -116,6 +134,13 @@ class Environment(BaseSettings):
     """Plugin classes in the order they run, as dotted paths."""
     plugin_dir: Path | None = None
     """A directory with plugin modules of your own."""
+    secrets_env: Words = ["PLUGIN_*"]
+    """Variables that configs of plugins may name as `${env:PLUGIN_TOKEN}`. One that ends in `*` begins names. Whoever
+    may change the configuration can read what they hold."""
+    secrets_dir: Path | None = None
+    """Directory with files that configs of plugins may name as `${file:token}`. Empty: none."""
+    log_dir: Path | None = None
+    """Directory of the files that `file-log` writes. Empty: `logs` in the data directory."""
     autopublish: bool = True
     """Publish every committed change at once. Off: changes gather as a draft until someone publishes."""
 
@@ -171,6 +196,7 @@ class Environment(BaseSettings):
 
     @field_validator(
         "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
+        "tls_certificates", "secrets_env",
         mode="before", check_fields=True,
     )  # fmt: skip
     @classmethod
@@ -184,10 +210,22 @@ class Environment(BaseSettings):
             place(word)
         return words
 
+    @field_validator("secrets_env")
+    @classmethod
+    def _variables(cls, words: list[str]) -> list[str]:
+        check_names(words)
+        return words
+
+    @property
+    def references(self) -> References:
+        """What configs of plugins may refer to, as set here."""
+        return References(os.environ, self.secrets_env, self.secrets_dir)
+
     @property
     def fence(self) -> Fence:
         """Where upstreams may be, as set here."""
-        own = {self.port} if self.role == "all" else {self.port, self.admin_port, self.status_port}
+        own = {self.port, self.tls_port}
+        own |= set() if self.role == "all" else {self.admin_port, self.status_port}
         return Fence(self.upstream_allow, self.upstream_deny, own - {0}, self.bind)
 
 

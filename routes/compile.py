@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.plugins.registry import ConfigProblems, Registry
+from gateway.plugins.base import PluginConfig
+from gateway.plugins.references import References
+from gateway.plugins.registry import Registry
 from gateway.proxy import certificates
 from gateway.proxy.fence import Fence
 from gateway.proxy.fence import split as split_resolver
@@ -31,7 +33,9 @@ from gateway.proxy.snapshot import (
     TlsSpec,
     UpstreamSpec,
     WeightedUpstream,
+    When,
 )
+from routes.configs import config_of, config_problems
 from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, digest
 from routes.problems import CompileError, Path, Problem, Row, pointer
 from routes.reading import Reading, read
@@ -41,14 +45,21 @@ __all__ = ["CompileError", "Problem", "compile", "config_problems", "tls_problem
 
 
 def compile(  # noqa: A001 - the word of the design
-    document: Mapping[str, Any], registry: Registry, *, version: int = 0, fence: Fence | None = None
+    document: Mapping[str, Any],
+    registry: Registry,
+    *,
+    version: int = 0,
+    fence: Fence | None = None,
+    references: References | None = None,
+    resolve: bool = False,
 ) -> Snapshot:
     """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out.
 
     `fence`: where something is saved. A worker serves what is live, and asks the fence when it connects.
+    `references`: where they can be looked up. `resolve`: put in what they stand for, in a worker. A page never does.
     """
     reading = read(document)
-    configs, config_faults = _configs(reading, registry)
+    configs, config_faults = _configs(reading, registry, references, resolve)
     problems = [
         *reading.problems,
         *_upstreams(reading, fence),
@@ -56,6 +67,7 @@ def compile(  # noqa: A001 - the word of the design
         *_twins(reading),
         *_scopes(reading, registry),
         *config_faults,
+        *_led_to(reading, configs),
     ]
     if problems:
         raise CompileError(problems)
@@ -157,6 +169,10 @@ def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
         for kind, name in (("route", entry.route), ("upstream", entry.upstream)):
             if name and name not in reading.named[f"{kind}s"]:
                 yield _at("plugins", index, row, (kind,), f"There is no {kind} '{name}'.")
+        early = entry.enabled and entry.name in registry and registry.position(entry.name) <= identified
+        if early and "groups" in entry.when:
+            message = f"{entry.name} runs before the consumer is known, so it cannot differ by groups."
+            yield _at("plugins", index, row, ("when",), message)
         if entry.enabled and entry.consumer and entry.name in registry:
             if identified < 0:
                 yield _at("plugins", index, row, ("consumer",), "No plugin here finds out who the consumer is.")
@@ -186,37 +202,29 @@ def discovery_problems(url: str, resolver: str, fence: Fence) -> list[tuple[Path
 # --- plugin configs ---------------------------------------------------------------------------------------------------
 
 
-def config_problems(name: str, config: Mapping[str, Any], registry: Registry) -> list[tuple[Path, str]]:
-    """(path, sentence) for each fault of one enabled setting; the path starts at `name` or `config`."""
-    return _config(name, config, registry)[1]
-
-
-def _config(name: str, config: Mapping[str, Any], registry: Registry) -> tuple[Any, list[tuple[Path, str]]]:
-    if name not in registry:
-        return None, [(("name",), f"There is no plugin '{name}'. There are: {', '.join(registry.names)}.")]
-    try:
-        return registry.validate(name, config), []
-    except ConfigProblems as error:
-        return None, [(("config", *_path(path)), message) for path, message in error.problems]
-
-
-def _path(dotted: str) -> Path:
-    return tuple(int(part) if part.isdecimal() else part for part in dotted.split(".")) if dotted else ()
-
-
-def _configs(reading: Reading, registry: Registry) -> tuple[dict[int, Any], list[Problem]]:
+def _configs(
+    reading: Reading, registry: Registry, references: References | None, resolve: bool
+) -> tuple[dict[int, Any], list[Problem]]:
     """Validated configs of enabled settings by place, and the problems of the others."""
     configs: dict[int, Any] = {}
     problems: list[Problem] = []
     for index, entry in reading.plugins.items():
         if not entry.enabled:
             continue
-        config, faults = _config(entry.name, entry.config, registry)
+        config, faults = config_of(entry.name, entry.config, registry, references, resolve=resolve)
         if not faults:
             configs[index] = config
         row = ("plugins", entry.key)
         problems += (_at("plugins", index, row, field, message) for field, message in faults)
     return configs, problems
+
+
+def _led_to(reading: Reading, configs: Mapping[int, PluginConfig]) -> Iterator[Problem]:
+    for index, config in configs.items():
+        row = ("plugins", reading.plugins[index].key)
+        for path, name in config.upstreams_named():
+            if name not in reading.named["upstreams"]:
+                yield _at("plugins", index, row, ("config", *path), f"There is no upstream '{name}'.")
 
 
 # --- entries to specs -------------------------------------------------------------------------------------------------
@@ -381,4 +389,17 @@ def _plugin_spec(entry: PluginEntry, config: Any) -> PluginSpec:
         upstream=entry.upstream,
         consumer_id=entry.consumer_id,
         config=config,
+        when=_when(entry.when),
+    )
+
+
+def _when(when: Mapping[str, Any]) -> When | None:
+    if not when:
+        return None
+    return When(
+        methods=frozenset(when.get("methods", ())),
+        headers=tuple(sorted(when.get("headers", {}).items())),
+        groups=frozenset(when.get("groups", ())),
+        networks=tuple(when.get("networks", ())),
+        paths=tuple(when.get("paths", ())),
     )

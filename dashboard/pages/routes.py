@@ -19,7 +19,6 @@ from dashboard.flow import example, flow
 from dashboard.page import Guarded, Page
 from dashboard.snippets import traffic_url
 from gateway.plugins.purges import Purge
-from gateway.plugins.registry import RegistryProblems
 from gateway.proxy.snapshot import RouteSpec, Snapshot
 from keys.models import Consumer
 from routes import purging, snapshots
@@ -131,7 +130,7 @@ class RouteDetail(Page):
             if spec is None:
                 snapshot = snapshots.with_route(self.route)
                 spec = _find(snapshot, self.route.pk)
-        except (CompileError, RegistryProblems) as error:
+        except CompileError as error:
             return {"problems": error.problems}
         assert snapshot is not None  # the route was found in it
         assert spec is not None

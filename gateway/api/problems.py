@@ -18,6 +18,7 @@
 | 422    | invalid               | the body says something that cannot be; every fault at its pointer       |
 | 500    | internal_error        | our fault; the log has the reason                                        |
 | 503    | database_unavailable  | PostgreSQL is away                                                       |
+| 503    | redis_unavailable     | Redis is away, over which workers are asked                              |
 | 503    | store_unavailable     | Redis is away, without which workers would not hear of a purge           |
 """
 
@@ -96,6 +97,12 @@ class PreconditionFailed(ApiError):
     status_code = 412
     default_code = "precondition_failed"
     default_detail = "This has changed since you read it. Read it again."
+
+
+class RedisUnavailable(ApiError):
+    status_code = 503
+    default_code = "redis_unavailable"
+    default_detail = "Redis is not available. Try again shortly."
 
 
 class _TooLarge(ApiError):

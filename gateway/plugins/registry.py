@@ -9,14 +9,16 @@ place there; any other stands after the list, by name. Files of the directory co
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from pydantic import ValidationError
@@ -60,7 +62,20 @@ class Registry(Mapping[str, type[Plugin]]):
     @classmethod
     def load(cls, paths: Iterable[str], plugin_dir: Path | None = None) -> Registry:
         """Imports everything. Raises RegistryProblems."""
-        loader = _Loader()
+        registry, problems = cls.load_sound(paths, plugin_dir)
+        if problems:
+            raise RegistryProblems(problems)
+        return registry
+
+    @classmethod
+    def load_sound(
+        cls, paths: Iterable[str], plugin_dir: Path | None = None, before: Registry | None = None
+    ) -> tuple[Registry, list[str]]:
+        """Imports everything; what can be used, and what is wrong with the rest.
+
+        `before`: whose plugins of a file stay where the file cannot be imported any more.
+        """
+        loader = _Loader(before or {})
         for path in paths:
             loader.take_path(path)
         for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
@@ -68,12 +83,11 @@ class Registry(Mapping[str, type[Plugin]]):
         if plugin_dir is not None:
             loader.take_directory(plugin_dir)
         try:
-            registry = cls(loader.classes)
+            return cls(loader.classes), loader.problems
         except RegistryProblems as error:
-            raise RegistryProblems(loader.problems + error.problems) from None
-        if loader.problems:
-            raise RegistryProblems(loader.problems)
-        return registry
+            first = {cls.name: cls for cls in reversed(loader.classes)}
+            sound = [cls for cls in loader.classes if first[cls.name] is cls]
+            return cls(sound), loader.problems + error.problems
 
     def __getitem__(self, name: str) -> type[Plugin]:
         return self._classes[name]
@@ -117,7 +131,8 @@ class Registry(Mapping[str, type[Plugin]]):
 class _Loader:
     """Collects classes and problems; a problem never stops the search for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Mapping[str, type[Plugin]]) -> None:
+        self._before = before
         self.classes: list[type[Plugin]] = []
         self.problems: list[str] = []
 
@@ -150,14 +165,11 @@ class _Loader:
                 self._take_file(file)
 
     def _take_file(self, file: Path) -> None:
-        module = self._imported(str(file), lambda: _module_of(file))
+        module = self._imported(str(file), lambda: module_of(file))
         if module is None:
+            self.classes += [cls for cls in self._before.values() if cls.__module__ == _module_name(file)]
             return
-        found = [
-            value
-            for value in vars(module).values()
-            if inspect.isclass(value) and issubclass(value, Plugin) and value.__module__ == module.__name__
-        ]
+        found = plugins_in(module)
         if not found:
             self.problems.append(f"{file}: no subclass of gateway.plugins.base.Plugin in it.")
         self.classes += found
@@ -176,9 +188,36 @@ class _Loader:
         return None
 
 
-def _module_of(file: Path) -> ModuleType:
-    name = f"hydragate_plugins.{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
+def files_of(plugin_dir: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """What `load` would read of a directory: name, time and size of each file. Another value: something has changed."""
+    found = []
+    for file in sorted(plugin_dir.glob("*.py")) if plugin_dir is not None else ():
+        with contextlib.suppress(OSError):  # it has just gone
+            stat = file.stat()
+            found.append((str(file), stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+def plugins_in(module: ModuleType) -> list[type[Plugin]]:
+    """Those defined there, not those imported."""
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Plugin) and value.__module__ == module.__name__
+    ]
+
+
+class _Fresh(SourceFileLoader):
+    """Always compiles: bytecode that is kept tells two versions within a second apart by their size only."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def module_of(file: Path) -> ModuleType:
+    """Raises whatever the file raises."""
+    name = _module_name(file)
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Fresh(name, str(file)))
     assert spec is not None  # a `.py` file always has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -189,6 +228,10 @@ def _module_of(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _module_name(file: Path) -> str:
+    return f"hydragate_plugins.{file.stem}"
 
 
 def _path(cls: type[Plugin]) -> str:

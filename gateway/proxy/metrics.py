@@ -65,6 +65,10 @@ CIRCUIT_OPEN = Gauge(
     "hydragate_upstream_circuit_open", "Workers of the node that leave the upstream alone: its circuit is open.",
     ["upstream"], multiprocess_mode="livesum",
 )  # fmt: skip
+MIRRORED = Counter(
+    "hydragate_mirrored_total", "Copies of requests by what became of them: answered, failed, dropped, too_large.",
+    ["upstream", "result"],
+)  # fmt: skip
 WEBSOCKETS_OPEN = Gauge("hydragate_websockets_open", "WebSockets that are open.", multiprocess_mode="livesum")
 WEBSOCKET_MESSAGES = Counter(
     "hydragate_websocket_messages_total", "Messages of WebSockets that ended, from clients (in) and to them (out).",
@@ -72,6 +76,11 @@ WEBSOCKET_MESSAGES = Counter(
 )  # fmt: skip
 ACCESS_LOG_DROPPED = Counter(
     "hydragate_access_log_dropped_total", "Lines of the access log lost: the disk is full, hangs or refuses."
+)
+PLUGIN_DROPPED = Counter(
+    "hydragate_plugin_records_dropped_total",
+    "Records of requests that a plugin such as `http-log` could not hand on.",
+    ["plugin"],
 )
 TARGET_UP = Gauge(
     "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",

@@ -171,6 +171,7 @@ class UpstreamSpec:
     slow_start_s: float = 0.0  # how long a target that comes up, or is new, takes to its full weight
     care: CarePolicy | None = None
     discovery: DiscoveryPolicy | None = None
+    base: UpstreamSpec | None = None  # the configured one, where a route asks for other terms; `care` is then set
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,17 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class When:
+    """Which requests a setting is for; see `gateway.proxy.conditions`. What is empty says nothing."""
+
+    methods: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, str], ...] = ()  # (name in lower case, RE2 pattern)
+    groups: frozenset[str] = frozenset()
+    networks: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PluginSpec:
     """One plugin setting. `config` is the validated `Plugin.Config` instance (frozen pydantic)."""
 
@@ -219,6 +231,7 @@ class PluginSpec:
     upstream: str
     consumer_id: int  # 0 where the scope has none
     config: Any
+    when: When | None = None  # None: always
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
+from gateway.plugins.batches import Batches
 from gateway.plugins.registry import Registry
+from gateway.proxy.conditions import Conditional
 from gateway.proxy.errors import NoTarget
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.match import Index
@@ -94,7 +96,7 @@ class CompiledRoute:
 class RoutingTable:
     """Everything a request needs to be decided."""
 
-    __slots__ = ("_branches", "index", "snapshot", "version")
+    __slots__ = ("_branches", "_leading", "index", "snapshot", "version")
 
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         """Raises whatever a plugin's `__init__` raises: the caller keeps the table it has."""
@@ -103,6 +105,10 @@ class RoutingTable:
         compiler = _Compiler(snapshot, registry, resources)
         routes = [(route, compiler.route(route)) for route in snapshot.routes]
         self._branches = [branch for _, route in routes for branch in route.branches]
+        plugins = [one.plugin if isinstance(one, Conditional) else one for one in compiler.plugins.values()]
+        self._leading = [plugin for plugin in plugins if plugin.config.upstreams_named()]
+        for plugin in self._leading:
+            plugin.upstreams = snapshot.upstreams
         self.index: Index[CompiledRoute] = Index(routes)
 
     def retarget(self, now: Callable[[UpstreamSpec], UpstreamSpec]) -> None:
@@ -111,6 +117,8 @@ class RoutingTable:
         self.snapshot = replace(self.snapshot, upstreams=upstreams)
         for branch in self._branches:
             branch.upstream = upstreams[branch.upstream.name]
+        for plugin in self._leading:
+            plugin.upstreams = upstreams
 
 
 class Settings:
@@ -150,7 +158,9 @@ class _Compiler:
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         self.snapshot = snapshot
         self.settings = Settings(snapshot.plugins, registry.names)
-        self.plugins = {s.id: registry[s.name](s.config, resources, s.id) for s in snapshot.plugins}
+        self.plugins = {setting.id: _plugin(setting, registry, resources) for setting in snapshot.plugins}
+        self.batches = resources.batches
+        self.collectors: dict[Plugin | Conditional, LogHook] = {}
         identifying = [position for position, name in enumerate(registry.names) if registry[name].identifies]
         self.identify_names = frozenset(registry.names[: max(identifying, default=-1) + 1])
 
@@ -176,10 +186,31 @@ class _Compiler:
             forward=_hooks("forward", reversed(plugins)),
             response=_hooks("response", reversed(plugins)),
             body=_hooks("body", reversed(plugins)),
-            log=_hooks("log", plugins),
+            log=(*_hooks("log", plugins), *self._collectors(plugins)),
         )
         return _hooks("access", first), chain
 
+    def _collectors(self, plugins: Iterable[Plugin | Conditional]) -> list[LogHook]:
+        """Of the `batch` phase, which has no hook of its own in a request. One for each setting."""
+        found = []
+        for plugin in plugins:
+            if "batch" in plugin.hooks():
+                if plugin not in self.collectors:
+                    self.collectors[plugin] = _collector(plugin, self.batches)
+                found.append(self.collectors[plugin])
+        return found
 
-def _hooks(phase: str, plugins: Iterable[Plugin]) -> tuple[Any, ...]:
-    return tuple(getattr(plugin, phase) for plugin in plugins if phase in type(plugin).hooks())
+
+def _plugin(setting: PluginSpec, registry: Registry, resources: Resources) -> Plugin | Conditional:
+    plugin = registry[setting.name](setting.config, resources, setting.id)
+    return plugin if setting.when is None else Conditional(plugin, setting.when)
+
+
+def _collector(plugin: Plugin | Conditional, batches: Batches) -> LogHook:
+    if isinstance(plugin, Conditional):
+        return plugin.where_it_holds(batches.collector(plugin.plugin))
+    return batches.collector(plugin)
+
+
+def _hooks(phase: str, plugins: Iterable[Plugin | Conditional]) -> tuple[Any, ...]:
+    return tuple(getattr(plugin, phase) for plugin in plugins if phase in plugin.hooks())

@@ -13,6 +13,7 @@ Requests of one connection are served one after another. Nothing here knows Djan
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -26,7 +27,6 @@ from gateway.server.refusals import (
     RequestTimeout,
     TooManyConnections,
     TooManyFromAddress,
-    UpgradeRefused,
     closing_answer,
 )
 from gateway.server.scope import address, http_scope
@@ -42,11 +42,13 @@ READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 class Connection(Wire):
     __slots__ = (
         "_ahead", "_body", "_cycle", "_deadline_s", "_head", "_head_begun", "_lingered", "_origin", "_state",
-        "client", "listener", "server",
+        "certificate", "client", "listener", "scheme", "server",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, secure: bool = False) -> None:
         limits = listener.limits
+        self.scheme = "https" if secure else "http"
+        self.certificate = b""  # the client's, in DER
         super().__init__(listener.loop, limits.write_timeout_s, limits.min_answer_bytes_per_s)
         self.listener = listener
         self._state = READING_HEAD
@@ -65,6 +67,8 @@ class Connection(Wire):
         self._transport = cast(asyncio.Transport, transport)
         self.client = address(transport.get_extra_info("peername"))
         self.server = address(transport.get_extra_info("sockname"))
+        if self.scheme == "https":
+            self.certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
         listener, limits = self.listener, self.listener.limits
         listener.connections.add(self)
         if limits.max_connections_per_address and self.client is not None:
@@ -72,8 +76,8 @@ class Connection(Wire):
             if count > limits.max_connections_per_address:
                 self._turn_away(TooManyFromAddress(), count > _with_reserve(limits.max_connections_per_address))
                 return
-        if len(listener.connections) > limits.max_connections:
-            self._turn_away(TooManyConnections(), len(listener.connections) > _with_reserve(limits.max_connections))
+        if listener.count > limits.max_connections:
+            self._turn_away(TooManyConnections(), listener.count > _with_reserve(limits.max_connections))
             return
         self._deadline_s = self.loop.time() + limits.head_timeout_s
         if listener.draining:
@@ -123,8 +127,6 @@ class Connection(Wire):
     def _begin(self, request: Head, rest: bytes) -> None:
         listener = self.listener
         if request.websocket and request.length == 0 and listener.upgrade is not None:
-            if listener.ssl_context is not None:
-                raise UpgradeRefused
             if listener.draining:
                 raise NotReady("This worker is ending. Connect again.")
             return listener.upgrade(self, request, rest)
@@ -278,13 +280,16 @@ class Connection(Wire):
         self._drop_cycle()
         self.cut(reset=started)
 
-    def detach(self) -> asyncio.Transport:
-        """Gives the transport away (WebSocket upgrade); this connection is no longer counted, nor watched."""
+    def detach(self) -> tuple[asyncio.Transport, Callable[[], None]]:
+        """Gives the transport away (WebSocket upgrade): this connection is no longer watched. It counts against the
+        limits until the second is called."""
         self._state = CLOSING
         self._closing = True
         self._deadline_s = inf
-        self._uncount()
-        return self._transport
+        ended = self.listener.keep_counting(self._origin)
+        self._origin = ""
+        self.listener.connections.discard(self)
+        return self._transport, ended
 
     def end_idle(self) -> None:
         """Draining: an idle connection gets another second. A request may be on its way in it, and is then answered

@@ -30,7 +30,7 @@ _BACKLOG = 2048
 class Listener:
     """`on_refused(status, code, client)` hears of every answer the front made by itself. `upgrade`, if given, takes
     over connections that ask for a WebSocket; without it the request goes to the application as plain HTTP. `trusted`
-    are proxies: what comes from there is not counted by address."""
+    are proxies: what comes from there is not counted by address. `ssl_context` is for the sockets with TLS."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class Listener:
         self.application = application
         self.limits = limits
         self.upgrade = upgrade
-        self.ssl_context = ssl_context
-        self.scheme = "https" if ssl_context else "http"
+        self._ssl_context = ssl_context
         self.connections: set[Connection] = set()
         self.addresses = Addresses(trusted)
+        self.upgraded = 0  # connections that became WebSockets: not ours any more, but counted as before
         self.requests: set[Cycle] = set()
         self.draining = False
         self.date = b""
@@ -57,22 +57,19 @@ class Listener:
         self._sweeper: asyncio.TimerHandle | None = None
         self._settled: asyncio.Future[None] | None = None
 
-    async def start(self, sockets: Iterable[socket.socket]) -> None:
-        """Takes bound sockets, listening or not; closes them when it drains."""
+    async def start(self, sockets: Iterable[socket.socket], secure: Iterable[socket.socket] = ()) -> None:
+        """Takes bound sockets, listening or not, `secure` those for TLS; closes them when it drains."""
         self.loop = asyncio.get_running_loop()
         self._sweep()
         for sock in sockets:
-            _bound_unacknowledged(sock, self.limits.write_timeout_s)
-            create: Any = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
-            handshake_s = self.limits.head_timeout_s if self.ssl_context else None
-            server = await create(
-                lambda: Connection(self),
-                sock=sock,
-                ssl=self.ssl_context,
-                ssl_handshake_timeout=handshake_s,
-                backlog=_BACKLOG,
-            )
-            self._servers.append(server)
+            await self._listen(sock, {})
+        for sock in secure:
+            await self._listen(sock, {"ssl": self._ssl_context, "ssl_handshake_timeout": self.limits.head_timeout_s})
+
+    async def _listen(self, sock: socket.socket, tls: dict[str, Any]) -> None:
+        _bound_unacknowledged(sock, self.limits.write_timeout_s)
+        create: Any = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
+        self._servers.append(await create(lambda: Connection(self, bool(tls)), sock=sock, backlog=_BACKLOG, **tls))
 
     def refused(self, error: GatewayError, client: Address | None) -> None:
         if self._on_refused is not None:
@@ -82,19 +79,46 @@ class Listener:
         """For `/status`."""
         return {
             "connections": len(self.connections),
+            "websockets": self.upgraded,
             "addresses": len(self.addresses),
             "requests": len(self.requests),
             "tasks": len(asyncio.all_tasks(self.loop)),
             "limits": asdict(self.limits),
         }
 
+    @property
+    def count(self) -> int:
+        """Of all connections with clients, WebSockets too."""
+        return len(self.connections) + self.upgraded
+
+    def keep_counting(self, origin: str) -> Callable[[], None]:
+        """A connection leaves for another protocol. Returns what to call when it has ended; twice is harmless."""
+        self.upgraded += 1
+        counted = True
+
+        def ended() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self.upgraded -= 1
+                if origin:
+                    self.addresses.leave(origin)
+
+        return ended
+
     def begin_drain(self) -> None:
-        """Stops listening; idle connections are closed, the others after the answer they are at."""
+        """Stops listening; idle connections are closed, the others after the answer they are at. Answers that can end
+        early do."""
         self.draining = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
             connection.end_idle()
+        for cycle in list(self.requests):
+            try:
+                cycle.drain()
+            except Exception:  # protects the drain of all others
+                logger.exception("An answer could not be ended early")
 
     async def drained(self) -> None:
         """Returns when no connection is open and no application runs any more."""

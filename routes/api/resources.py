@@ -14,9 +14,9 @@ from rest_framework.exceptions import NotFound
 
 from gateway.api.lists import Filter, Listing
 from keys.models import Consumer
-from routes import masking
+from routes import masking, selectors
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
-from routes.catalogue import fence, registry
+from routes.catalogue import fence, references, registry
 from routes.compile import config_problems, discovery_problems, tls_problems
 from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
@@ -182,7 +182,10 @@ class Upstreams(Resource[Upstream]):
 
     def blocked(self, row: Upstream) -> str:
         routes = list(RouteUpstream.objects.filter(upstream=row).values_list("route__name", flat=True)[:5])
-        return f"Routes lead to it: {', '.join(routes)}." if routes else ""
+        if routes:
+            return f"Routes lead to it: {', '.join(routes)}."
+        settings = selectors.settings_leading_to(row.name, registry())[:5]
+        return f"Plugin settings lead to it: {', '.join(str(setting) for setting in settings)}." if settings else ""
 
     def forget(self, row: Upstream, names: Names) -> None:
         names.upstreams.pop(row.name, None)
@@ -325,7 +328,7 @@ class Settings(Resource[PluginSetting]):
         config, faults = self._config(entry, row)
         yield from ((("config", *path), said) for path, said in faults)
         if entry.enabled and not faults:
-            yield from config_problems(entry.name, config, registry())
+            yield from config_problems(entry.name, config, registry(), references())
 
     def conflicts(self, entry: SettingWrite, row: PluginSetting | None, names: Names) -> Found:
         missing = False

@@ -257,6 +257,8 @@ class ExplainWrite(Part):
     query: dict[str, str | list[str]] = Field({}, max_length=100)
     consumer: str = Field("", max_length=100)
     """As whom. Empty: as nobody in particular."""
+    client_ip: Annotated[str, Field(max_length=45, pattern=r"^[0-9A-Fa-f:.]*$")] = ""
+    """From where. Empty: not said."""
 
 
 class ExplainedPlugin(Part):
@@ -265,6 +267,10 @@ class ExplainedPlugin(Part):
     scope: str
     phases: list[str]
     config: dict[str, Any]
+    when: dict[str, Any]
+    """Which requests it is for. Empty: every one."""
+    applies: bool | None
+    """Whether it is for this request. null: that depends on `client_ip`, which was not given."""
 
 
 class ExplainedTarget(Part):

@@ -35,7 +35,7 @@ from routes.api.formats import YAML_PARSERS
 from routes.api.resources import Routes, Settings, Upstreams
 from routes.api.shapes import RouteRead, RouteWrite, TargetWrite
 from routes.api.views import WAIT, Rows
-from routes.catalogue import registry
+from routes.catalogue import references, registry
 from routes.compile import config_problems
 from routes.document import Part
 
@@ -178,7 +178,7 @@ def _settings(edit: Edit, whole: RouteWhole, at: Path) -> Iterator[tuple[Path, s
     for index, attached in enumerate(whole.plugins):
         wanted.append((("plugins", index), attached.name, attached.config))
     for place, name, config in wanted:
-        faults = config_problems(name, config, registry())
+        faults = config_problems(name, config, registry(), references())
         edit.faults += [Fault(text, pointer((*at, *_said_at(place, path)))) for path, text in faults]
         if not faults:
             yield place, name, config

@@ -20,8 +20,9 @@ from gateway.proxy.errors import OUTCOMES
 
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
-    "endpoints", "callers", "templates", "bodies", "schemas", "openapi", "freshness", "flights", "purges", "store",
-    "pointers", "packers", "identity", "certificates", "provider", "sealed",
+    "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
+    "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
+    "freshness", "flights", "purges", "store", "rates", "ramps", "terms", "periods",
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_the_docstring_names_phases_failures_and_kongs_twin(plugin: type[Plugin]
     phases = re.search(r"^Phases +(.*)$", doc, re.MULTILINE)
     assert phases is not None
     assert (
-        tuple(re.findall(r"\b(access|forward|response|body|log)\b", re.sub(r"\(.*?\)", "", phases[1])))
+        tuple(re.findall(r"\b(access|forward|response|body|log|batch)\b", re.sub(r"\(.*?\)", "", phases[1])))
         == plugin.hooks()
     )
     assert re.search(r"^Fails +", doc, re.MULTILINE)

@@ -50,7 +50,7 @@ def problems(*args: object) -> list[str]:
 
 def test_the_order_is_the_settings() -> None:
     registry = Registry.load(list(reversed(PLUGINS)))
-    assert registry.names[0] == "response-transformer"
+    assert registry.names[0] == "file-log"
     assert [registry.position(name) for name in registry] == list(range(len(PLUGINS)))
     assert registry["acl"] is Acl
     assert "nope" not in registry
@@ -117,7 +117,7 @@ def test_problems_of_a_config_carry_their_field(registry: Registry) -> None:
     found = dict(caught.value.problems)
     assert found.keys() == {"limits.0.limit", "limits.0.window", "limits.0.algorithm", "limits.1", "minuet", "by"}
     assert found["limits.0.window"] == "This field is required."
-    assert found["minuet"].startswith("There is no such field. The fields are: limits, second, minute,")
+    assert found["minuet"].startswith("There is no such field. The fields are: second, minute,")
 
 
 @pytest.mark.parametrize(("name", "config"), [("nope", {}), ("acl", None), ("acl", ["gold"]), ("acl", "gold")])
