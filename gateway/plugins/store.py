@@ -292,7 +292,8 @@ class Store:
         for text, score in zip(found[::2], found[1::2], strict=True):
             at_s = float(score) / 1000
             self._seen_s = max(self._seen_s, at_s)
-            self.purges.add(Purge.read(text), at_s)
+            with suppress(ValueError, TypeError):  # somebody else's
+                self.purges.add(Purge.read(text), at_s)
         self._synced = True
 
     async def poll(self) -> None:

@@ -224,6 +224,15 @@ async def test_who_missed_the_message_reads_the_log(client: Any) -> None:
         await late.aclose()
 
 
+async def test_a_log_that_others_wrote_into_is_read_all_the_same(client: Any) -> None:
+    clock = Clock()
+    async with store(clock) as one:
+        await client.zadd(f"{one.channel}:purges", {b"no json": 1, b"{}": 2, Purge("tag", "t").text(): 3000})
+        await one.sync()
+        assert one.purges.count == 1
+        assert one.purges.void(entry(requested_s=2.0))
+
+
 # --- what a purge concerns --------------------------------------------------------------------------------------------
 
 
