@@ -24,7 +24,6 @@ from django.conf import settings
 
 from gateway.database import Database, DatabaseUnavailable
 from gateway.environment import Environment
-from gateway.plugins import purges
 from gateway.plugins.base import Resources
 from gateway.plugins.batches import Batches
 from gateway.plugins.registry import Registry, files_of
@@ -374,7 +373,7 @@ class Runtime:
     async def _listen(self) -> None:
         """Wake the poll at each message, answer each question. Lost messages, Redis outages and restarts cost up to
         POLL_S; a lost question one answer."""
-        channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL, purges.CHANNEL]
+        channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL, self.store.channel]
         if self.environment.role != "admin":
             channels.append(self.roll_call.channel)
         while True:
@@ -387,7 +386,7 @@ class Runtime:
                     async for message in channel.listen():
                         if message["channel"] == self.roll_call.channel.encode():
                             await self.roll_call.hear(message["data"])
-                        elif message["channel"] == purges.CHANNEL.encode():
+                        elif message["channel"] == self.store.channel.encode():
                             self.store.hear(message["data"])
                         else:
                             self._nudged.set()

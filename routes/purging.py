@@ -15,7 +15,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from gateway.plugins.purges import CHANNEL, LOG, MAX_PURGES, Kind, Purge
+from gateway.plugins.purges import MAX_PURGES, Kind, Purge, log, place
 
 TIMEOUT_S = 1.0
 
@@ -35,12 +35,13 @@ def purge_of(kind: Kind, url: str, route: int = 0) -> Purge:
 def purge(purges: Iterable[Purge]) -> None:
     """Raises StoreUnavailable; then some of them may have been told."""
     at_ms = int(time.time() * 1000) + 1
+    channel = place(settings.SECRET_KEY)
     try:
         with _client(settings.REDIS_URL).pipeline(transaction=False) as told:
             for one in purges:
-                told.zadd(LOG, {one.text(): at_ms}, gt=True)
-                told.publish(CHANNEL, f"admin {one.text()}")
-            told.zremrangebyrank(LOG, 0, -MAX_PURGES - 1)
+                told.zadd(log(channel), {one.text(): at_ms}, gt=True)
+                told.publish(channel, f"admin {one.text()}")
+            told.zremrangebyrank(log(channel), 0, -MAX_PURGES - 1)
             told.execute()
     except (redis.RedisError, OSError) as error:
         raise StoreUnavailable from error

@@ -17,7 +17,6 @@ Kind = Literal["url", "prefix", "tag", "all"]
 #: Remembered; of more than that the oldest are forgotten, and all answers from before them with them.
 MAX_PURGES = 10_000
 MAX_TEXT = 200
-CHANNEL, LOG = "hg:cache", "hg:cache:purges"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +110,14 @@ class Purges:
 
 def _digest(target: str) -> str:
     return "#" + hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def place(secret: str) -> str:
+    """The channel on which purges are told, and how all names in Redis begin. It goes by the secret, for one Redis may
+    serve several installations."""
+    return "hg:cache:" + hashlib.blake2b(secret.encode(), digest_size=8, person=b"hg:cache name").hexdigest()
+
+
+def log(place: str) -> str:
+    """Where purges are kept for those who were not listening."""
+    return f"{place}:purges"

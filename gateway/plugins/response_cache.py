@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 from copy import copy
 from dataclasses import dataclass
-from email.utils import formatdate
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from gateway.plugins import freshness
+from gateway.plugins import answers, conditions, freshness
+from gateway.plugins.answers import CONDITIONS
 from gateway.plugins.base import Forward, Plugin, PluginConfig, Resources
 from gateway.plugins.flights import AGAIN, ALONE, Fill, Flight, Told
 from gateway.plugins.freshness import STATUSES, Directives, NotKept, Rules, Terms, Use
@@ -34,11 +33,6 @@ from gateway.proxy.headers import Pairs
 APART_S, MAX_APART = 10.0, 10_000  # a key whose answers are not for others: nobody waits for one meanwhile
 MAX_TURNS = 4  # of waiting for others, before a request goes by itself
 _PRECONDITIONS = frozenset({b"if-match", b"if-unmodified-since"})
-_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"range", b"if-range"})
-#: Not kept: made anew for each client, or never for it.
-_NOT_KEPT = frozenset({b"age", b"cache-status", b"content-length", b"set-cookie", b"surrogate-key"})
-#: The forwarder's own, which differ by client.
-_BY_CLIENT = frozenset({b"x-forwarded-for", b"x-real-ip", b"forwarded"})
 
 MediaType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$&^_.+*-]+/[a-z0-9!#$&^_.+*-]+$", max_length=128)]
 Status = Annotated[int, Field(ge=200, le=599)]
@@ -240,7 +234,7 @@ class ResponseCache(Plugin):
         """Whether an answer to somebody else's request may do: not for those who want a new one, or a part of it."""
         if not asked.wanted.keys().isdisjoint((b"no-cache", b"max-age", b"min-fresh", b"only-if-cached")):
             return False
-        if asked.entry is None and any(name in _CONDITIONS for name, _ in asked.fields):
+        if asked.entry is None and any(name in CONDITIONS for name, _ in asked.fields):
             return False
         return self._store.apart.get(hash(asked.key), 0.0) < self._wall()
 
@@ -262,12 +256,7 @@ class ResponseCache(Plugin):
 
     def _answer(self, exchange: Exchange, asked_for: Pairs, entry: Entry, said: bytes) -> Answer:
         """For a client with a copy of its own, or one who wants a part, as much as it needs."""
-        status, fields, body = entry.status, entry.fields, entry.body
-        if status == 200 and any(name in _CONDITIONS for name, _ in asked_for):
-            if freshness.unchanged(asked_for, fields, entry.received_s):
-                status, fields, body = 304, freshness.not_modified(fields), b""
-            elif exchange.method == "GET" and (part := freshness.span(asked_for, fields, len(body))) is not None:
-                status, fields, body = _part(fields, body, *part)
+        status, fields, body = answers.told(entry, exchange.method, asked_for)
         fields = [*fields, (b"age", b"%d" % entry.age(self._wall()))]
         if self.config.surrogate_keys and entry.tags:
             fields.append((b"surrogate-key", " ".join(sorted(entry.tags)).encode("latin-1")))
@@ -323,9 +312,9 @@ class ResponseCache(Plugin):
 
     async def _ask(self, exchange: Exchange, asked: Asked, forward: Forward) -> None:
         kept, own = asked.entry, exchange.headers
-        conditions = freshness.conditions(kept.fields) if kept is not None else []
-        if conditions:
-            exchange.headers = [pair for pair in own if pair[0] not in _CONDITIONS] + conditions
+        questions = conditions.questions(kept.fields) if kept is not None else []
+        if questions:
+            exchange.headers = [pair for pair in own if pair[0] not in CONDITIONS] + questions
         asked.requested_s = self._wall()
         try:
             await forward(exchange)
@@ -345,7 +334,7 @@ class ResponseCache(Plugin):
                 await _discard(exchange)
                 self._cover(exchange, asked, kept, said)
                 return
-            if conditions and exchange.status == 304:
+            if questions and exchange.status == 304:
                 if await self._confirmed(exchange, asked, kept):
                     return
                 self._store.drop(asked.key)
@@ -365,20 +354,20 @@ class ResponseCache(Plugin):
     async def _confirmed(self, exchange: Exchange, asked: Asked, kept: Entry) -> bool:
         """A 304 that is about what we keep makes it as new."""
         told = exchange.response_headers or []
-        if not freshness.confirms(kept.fields, told):
+        if not conditions.confirms(kept.fields, told):
             return False
         received_s = self._wall()
-        fields = freshness.updated(kept.fields, told)
+        fields = conditions.updated(kept.fields, told)
         age_s = freshness.initial_age(told, asked.requested_s, received_s)
         try:
             terms = freshness.terms(kept.status, fields, self._rules, received_s, authorised=asked.known)
         except NotKept:
             terms, age_s = Terms(0, validate=True), 0.0  # for this client alone
             self._store.drop(asked.key)
-        fields = [pair for pair in fields if pair[0] not in _NOT_KEPT and pair[0] not in terms.hidden]
+        fields = [pair for pair in fields if pair[0] not in answers.NOT_KEPT and pair[0] not in terms.hidden]
         entry = Entry(
             kept.status, fields, kept.body, terms, asked.requested_s, received_s, age_s, kept.varied, kept.selected,
-            kept.authority, kept.target, _tags(told) or kept.tags, kept.route,
+            kept.authority, kept.target, answers.tags_of(told) or kept.tags, kept.route,
         )  # fmt: skip
         if not terms.validate or terms.lifetime_s or freshness.validators(fields):
             self._keep(asked, entry)
@@ -414,7 +403,7 @@ class ResponseCache(Plugin):
             entry.size += len(body)
             self._keep(asked, entry)
             asked.land(entry)
-            if asked.entry is not None and any(name in _CONDITIONS for name, _ in asked.fields):
+            if asked.entry is not None and any(name in CONDITIONS for name, _ in asked.fields):
                 _put(exchange, self._answer(exchange, asked.fields, entry, said + b"; stored"))
             return
         fill = Fill(body, exchange.release, self.config.max_body_bytes)
@@ -439,56 +428,18 @@ class ResponseCache(Plugin):
 
     def _made(self, exchange: Exchange, asked: Asked) -> Entry:
         """The answer without its body. Raises NotKept."""
-        assert exchange.response_headers is not None
-        assert exchange.route is not None
         received_s = self._wall()
-        sticky = exchange.upstream.sticky if exchange.upstream is not None else None
-        fields = exchange.response_headers
-        if sticky is not None:  # the gateway's own cookie
-            own = sticky.cookie + b"="
-            fields = [pair for pair in fields if pair[0] != b"set-cookie" or not pair[1].startswith(own)]
+        fields = answers.fields_of(exchange)
         terms = freshness.terms(exchange.status, fields, self._rules, received_s, authorised=asked.known)
-        self._check_body(exchange, fields)
-        varied = freshness.names(fields)
-        selected = freshness.selecting(varied, asked.fields)
-        for name, value in zip(varied, selected, strict=True):
-            (sent,) = freshness.selecting((name,), exchange.headers)
-            if name in _BY_CLIENT or (sent is not None and sent != value):  # by what a client does not say
-                raise NotKept("vary")
-        kept = [pair for pair in fields if pair[0] not in _NOT_KEPT and pair[0] not in terms.hidden]
-        if headers.get(kept, b"date") is None:
-            kept.append((b"date", formatdate(received_s, usegmt=True).encode()))
-        target = exchange.raw_path + b"?" + exchange.query if exchange.query else exchange.raw_path
-        return Entry(
-            exchange.status, kept, b"", terms, asked.requested_s, received_s,
-            freshness.initial_age(fields, asked.requested_s, received_s), varied, selected,
-            exchange.authority.lower().decode("latin-1"), target.decode("latin-1"), _tags(fields),
-            exchange.route.id,
-        )  # fmt: skip
-
-    def _check_body(self, exchange: Exchange, fields: Pairs) -> None:
-        """Only what is sure to be whole, and small enough. Raises NotKept."""
-        media_type = (headers.get(fields, b"content-type") or b"").partition(b";")[0].strip().lower()
-        listed = self.config.content_type
-        if media_type == b"text/event-stream":
-            raise NotKept("event stream")
-        if listed and not any(fnmatchcase(media_type.decode("latin-1"), one) for one in listed):
-            raise NotKept("content-type")
-        length = headers.get(exchange.answer_fields, b"content-length")
-        chunked = headers.get(exchange.answer_fields, b"transfer-encoding") is not None
-        framed = length is not None or chunked or exchange.status == 204
-        if not framed and not (exchange.upstream is not None and exchange.upstream.http2):
-            raise NotKept("no length")  # ends with the connection, so nobody knows whether it was whole
-        body, most = exchange.answer_body, self.config.max_body_bytes
-        if (length is not None and int(length) > most) or (isinstance(body, bytes) and len(body) > most):
-            raise NotKept("too large")
+        answers.check_body(exchange, fields, self.config.content_type, self.config.max_body_bytes)
+        return answers.made(exchange, fields, asked.fields, terms, asked.requested_s, received_s)
 
     def _compare(self, exchange: Exchange, asked: Asked) -> None:
         """The answer to a HEAD tells whether what is kept still holds (RFC 9111 §4.3.5)."""
         kept = asked.entry
         if kept is None or exchange.status != 200 or kept.status != 200:
             return
-        if not freshness.same(kept.fields, len(kept.body), exchange.response_headers or []):
+        if not conditions.same(kept.fields, len(kept.body), exchange.response_headers or []):
             self._store.drop(asked.key)
 
     def _keep(self, asked: Asked, entry: Entry) -> None:
@@ -531,16 +482,6 @@ def _caller(exchange: Exchange) -> bytes:
     if credential is not None and not (consumer is not None and consumer.id):
         who += f" {credential.kind} {credential.id}"
     return f"{who} {told}".encode("utf-8", "surrogatepass")
-
-
-def _tags(fields: Pairs) -> frozenset[str]:
-    return frozenset(tag.decode("latin-1") for tag in freshness.tags(fields))
-
-
-def _part(fields: Pairs, body: bytes, start: int, end: int) -> tuple[int, Pairs, bytes]:
-    if start < 0:
-        return 416, [(b"content-range", b"bytes */%d" % len(body))], b""
-    return 206, [*fields, (b"content-range", b"bytes %d-%d/%d" % (start, end - 1, len(body)))], body[start:end]
 
 
 def _put(exchange: Exchange, answer: Answer) -> None:

@@ -23,9 +23,9 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Protocol
 
-from gateway.plugins import freshness
+from gateway.plugins import freshness, purges
 from gateway.plugins.freshness import Terms
-from gateway.plugins.purges import CHANNEL, LOG, MAX_PURGES, Purge, Purges
+from gateway.plugins.purges import MAX_PURGES, Purge, Purges
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.headers import Pairs
 
@@ -33,7 +33,8 @@ MAX_BYTES = 16 << 20  # of the worker's level
 MAX_VARIANTS = 50  # of a key, in the worker's level
 MAX_KEPT_S = 86_400  # whatever the answer says: purges need not be remembered for longer
 INLINE_BYTES = PIECE_BYTES = 32_768
-MAX_UNSENT_BYTES = 8 << 20  # on their way to Redis; beyond it answers stay in the worker
+#: On their way to Redis, which has its short time limit for them; what comes beyond it stays in the worker.
+MAX_UNSENT_BYTES = 2 << 20
 OVERHEAD_BYTES = 600  # of an entry, besides its bytes
 OVERLAP_S = 5.0  # of a look at the log with the one before: others' clocks differ
 FORMAT = 1
@@ -92,6 +93,8 @@ class Store:
         self.wanted = False  # by some route
         self._level = Level(max_bytes)
         self._redis, self._wall = redis, wall
+        self.channel = purges.place(secret)
+        self._log = purges.log(self.channel)
         self._seal = hashlib.blake2b(secret.encode(), digest_size=32, person=b"hg:cache").digest()
         self._source = os.urandom(8).hex()
         self._begun = self._synced = False
@@ -143,14 +146,14 @@ class Store:
 
     async def _fetched(self, redis: Redis, key: bytes, request: Pairs) -> Entry | None:
         """Most answers do not vary, so their record is asked for together with the first."""
-        first, plain = redis.command("GET", _vary_name(key)), redis.command("GET", _name(key, (), ()))
+        first, plain = redis.command("GET", self._vary_name(key)), redis.command("GET", self._name(key, (), ()))
         packed, record = await first, await plain
         if not isinstance(packed, bytes):
             return None
         varied = tuple(name for name in packed.split(b",") if name)
         selected = freshness.selecting(varied, request)
         if varied:
-            record = await redis.command("GET", _name(key, varied, selected))
+            record = await redis.command("GET", self._name(key, varied, selected))
         if not isinstance(record, bytes):
             return None
         read = self._unpacked(key, varied, selected, record)
@@ -159,7 +162,7 @@ class Store:
         entry, token, pieces, digest = read
         if pieces:
             # One by one: others have their turn in between.
-            found = [await redis.command("GET", f"hg:cache:b:{token}:{number}") for number in range(pieces)]
+            found = [await redis.command("GET", f"{self.channel}:b:{token}:{number}") for number in range(pieces)]
             if not all(isinstance(piece, bytes) for piece in found):
                 return None
             body = b"".join(found)
@@ -180,12 +183,14 @@ class Store:
                 token = os.urandom(16).hex()
                 for start in range(0, len(body), PIECE_BYTES):
                     piece = body[start : start + PIECE_BYTES]
-                    self._sent(self._redis.command("SET", f"hg:cache:b:{token}:{pieces}", piece, "PX", kept_ms), piece)
+                    self._sent(
+                        self._redis.command("SET", f"{self.channel}:b:{token}:{pieces}", piece, "PX", kept_ms), piece
+                    )
                     pieces += 1
             record = self._packed(key, entry, token, pieces)
-            name = _name(key, entry.varied, entry.selected)
+            name = self._name(key, entry.varied, entry.selected)
             self._sent(self._redis.command("SET", name, record, "PX", kept_ms), record)
-            self._sent(self._redis.command("SET", _vary_name(key), b",".join(entry.varied), "PX", kept_ms), b"")
+            self._sent(self._redis.command("SET", self._vary_name(key), b",".join(entry.varied), "PX", kept_ms), b"")
         except RedisUnavailable:
             return
 
@@ -229,15 +234,21 @@ class Store:
         )  # fmt: skip
         return entry, token, pieces, digest
 
+    def _name(self, key: bytes, varied: tuple[bytes, ...], selected: tuple[bytes | None, ...]) -> str:
+        return f"{self.channel}:e:{_digest_of(key, varied, selected).hex()}"
+
+    def _vary_name(self, key: bytes) -> str:
+        return f"{self.channel}:v:{hashlib.sha256(key).hexdigest()}"
+
     def _digest(self, text: bytes) -> bytes:
         return hashlib.blake2b(text, key=self._seal, digest_size=16).digest()
 
     # --- purges
 
-    def purge(self, purges: Iterable[Purge]) -> None:
+    def purge(self, all_: Iterable[Purge]) -> None:
         """Here at once. Others hear of it by the message, else by the log within a second."""
         now_s = self._wall()
-        for purge in purges:
+        for purge in all_:
             self.purges.add(purge, now_s)
             if self._redis is not None and self._begun:
                 self._tell(self._redis, purge, int(now_s * 1000))
@@ -253,14 +264,14 @@ class Store:
     def _tell(self, redis: Redis, purge: Purge, at_ms: int) -> None:
         text = purge.text()
         try:
-            redis.command("ZADD", LOG, "GT", at_ms, text)
-            redis.command("ZREMRANGEBYRANK", LOG, 0, -MAX_PURGES - 1)
-            redis.command("PUBLISH", CHANNEL, f"{self._source} {text}")
+            redis.command("ZADD", self._log, "GT", at_ms, text)
+            redis.command("ZREMRANGEBYRANK", self._log, 0, -MAX_PURGES - 1)
+            redis.command("PUBLISH", self.channel, f"{self._source} {text}")
         except RedisUnavailable:
             return
 
     def hear(self, message: bytes) -> None:
-        """What comes over CHANNEL: who says it, and a purge, which counts from now on by our own clock."""
+        """What comes over `channel`: who says it, and a purge, which counts from now on by our own clock."""
         source, _, text = message.partition(b" ")
         if source == self._source.encode():
             return
@@ -277,11 +288,12 @@ class Store:
             self._begun = True
             await self._redis.start()
         since = f"({int((self._seen_s - OVERLAP_S) * 1000)}" if self._seen_s else "-inf"
-        found = await self._redis.command("ZRANGEBYSCORE", LOG, since, "+inf", "WITHSCORES")
+        found = await self._redis.command("ZRANGEBYSCORE", self._log, since, "+inf", "WITHSCORES")
         for text, score in zip(found[::2], found[1::2], strict=True):
             at_s = float(score) / 1000
             self._seen_s = max(self._seen_s, at_s)
-            self.purges.add(Purge.read(text), at_s)
+            with suppress(ValueError, TypeError):  # somebody else's
+                self.purges.add(Purge.read(text), at_s)
         self._synced = True
 
     async def poll(self) -> None:
@@ -370,11 +382,3 @@ def _digest_of(key: bytes, varied: tuple[bytes, ...], selected: tuple[bytes | No
     for name, value in zip(varied, selected, strict=True):
         told.update(b"\0%b=%b" % (name, b"-" if value is None else b"+%d:" % len(value) + value))
     return told.digest()
-
-
-def _name(key: bytes, varied: tuple[bytes, ...], selected: tuple[bytes | None, ...]) -> str:
-    return f"hg:cache:e:{_digest_of(key, varied, selected).hex()}"
-
-
-def _vary_name(key: bytes) -> str:
-    return f"hg:cache:v:{hashlib.sha256(key).hexdigest()}"

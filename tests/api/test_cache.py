@@ -10,7 +10,7 @@ import pytest
 import redis
 from django.conf import settings
 
-from gateway.plugins.purges import CHANNEL, LOG, Purge
+from gateway.plugins.purges import Purge, log, place
 from routes import purging
 from tests.running import free_port
 
@@ -21,13 +21,13 @@ ROUTE = {"name": "users", "paths": ["/users/*"], "upstreams": [{"name": "users"}
 @pytest.fixture
 def client() -> Iterator[Any]:
     with redis.Redis.from_url(settings.REDIS_URL) as client:
-        client.delete(LOG)
+        client.delete(log(place(settings.SECRET_KEY)))
         yield client
-        client.delete(LOG)
+        client.delete(log(place(settings.SECRET_KEY)))
 
 
 def told(client: Any) -> set[Purge]:
-    return {Purge.read(text) for text in client.zrange(LOG, 0, -1)}
+    return {Purge.read(text) for text in client.zrange(log(place(settings.SECRET_KEY)), 0, -1)}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def told(client: Any) -> set[Purge]:
 )
 def test_what_workers_are_told(call: Any, client: Any, body: Any, purges: set[Purge]) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as channel:
-        channel.subscribe(CHANNEL)
+        channel.subscribe(place(settings.SECRET_KEY))
         channel.get_message(timeout=1)
         answer = call("POST", "/cache/purge", body)
         assert (answer.status_code, answer.json()) == (200, {"purged": len(purges)})

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from dashboard.shipping import ship
-from gateway.plugins.purges import LOG, Purge
+from gateway.plugins.purges import Purge, log, place
 from gateway.proxy.sightings import Sighting
 from keys.trail import Step, steps
 from routes import health
@@ -235,7 +235,7 @@ def test_a_switch_needs_its_csrf_token(operator):
 
 def test_purge_is_offered_where_a_cache_is(operator):
     assert b"/purge/" not in operator.get(detail()).content
-    with change(author="test", source="test"):
+    with change(author="test", source="api"):
         PluginSetting.objects.create(name="response-cache", route=Route.objects.get(name="users"), config={})
     assert b"/purge/" in operator.get(detail()).content
     assert b"/purge/" not in operator.get(detail("orders")).content
@@ -243,15 +243,15 @@ def test_purge_is_offered_where_a_cache_is(operator):
 
 def test_purge_tells_the_workers(operator, monkeypatch):
     with redis.Redis.from_url(settings.REDIS_URL) as client:
-        client.delete(LOG)
+        client.delete(log(place(settings.SECRET_KEY)))
         page = operator.post(detail() + "purge/", follow=True)
         assert [str(message) for message in page.context["messages"]] == [
             "Kept answers of route users are no longer used."
         ]
-        assert [Purge.read(text) for text in client.zrange(LOG, 0, -1)] == [
+        assert [Purge.read(text) for text in client.zrange(log(place(settings.SECRET_KEY)), 0, -1)] == [
             Purge("all", route=Route.objects.get(name="users").pk)
         ]
-        client.delete(LOG)
+        client.delete(log(place(settings.SECRET_KEY)))
 
 
 def test_purge_without_redis_says_so(operator, settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.plugins import freshness
+from gateway.plugins import conditions, freshness
 from gateway.plugins.freshness import NotKept, Rules, Terms
 
 T0 = 1_790_000_040  # Mon, 21 Sep 2026 14:54:00 GMT
@@ -361,7 +361,7 @@ def test_which_requests_are_alike(one: str, other: str, alike: bool) -> None:
     ],
 )
 def test_who_has_it_already(request_: str, answer: str, has_it: bool) -> None:
-    assert freshness.unchanged(pairs(request_), pairs(answer), T0) is has_it
+    assert conditions.unchanged(pairs(request_), pairs(answer), T0) is has_it
 
 
 @pytest.mark.parametrize(
@@ -378,13 +378,13 @@ def test_who_has_it_already(request_: str, answer: str, has_it: bool) -> None:
     ],
 )
 def test_which_304_is_about_it(kept: str, told: str, confirmed: bool) -> None:
-    assert freshness.confirms(pairs(kept), pairs(told)) is confirmed
+    assert conditions.confirms(pairs(kept), pairs(told)) is confirmed
 
 
 def test_a_304_updates_all_but_the_body() -> None:
     kept = pairs("etag: 'a' | cache-control: max-age=1 | content-type: a/b | content-length: 3 | age: 9 | x-a: 1")
     told = pairs("cache-control: max-age=9 | content-type: c/d | content-length: 0 | x-b: 2")
-    assert freshness.updated(kept, told) == pairs(
+    assert conditions.updated(kept, told) == pairs(
         "etag: 'a' | content-type: a/b | content-length: 3 | x-a: 1 | cache-control: max-age=9 | x-b: 2"
     )
 
@@ -400,7 +400,7 @@ def test_a_304_updates_all_but_the_body() -> None:
     ],
 )
 def test_which_head_is_about_it(told: str, is_same: bool) -> None:
-    assert freshness.same(pairs('etag: "a"'), 5, pairs(told)) is is_same
+    assert conditions.same(pairs('etag: "a"'), 5, pairs(told)) is is_same
 
 
 NONE_THERE = (-1, -1)
@@ -433,19 +433,19 @@ NONE_THERE = (-1, -1)
     ],
 )
 def test_parts(request_: str, part: tuple[int, int] | None) -> None:
-    assert freshness.span(pairs(request_), pairs(f'etag: "a" | {CHANGED}'), 10) == part
+    assert conditions.span(pairs(request_), pairs(f'etag: "a" | {CHANGED}'), 10) == part
 
 
 def test_a_part_of_nothing() -> None:
-    assert freshness.span([(b"range", b"bytes=-3")], [], 0) == NONE_THERE
+    assert conditions.span([(b"range", b"bytes=-3")], [], 0) == NONE_THERE
 
 
 def test_what_a_304_repeats() -> None:
     fields = pairs(
         "date: x | etag: y | last-modified: z | vary: a | content-type: t | x-a: 1 | cache-control: max-age=1"
     )
-    assert freshness.not_modified(fields) == pairs("date: x | etag: y | vary: a | cache-control: max-age=1")
-    assert freshness.not_modified(pairs("last-modified: z")) == pairs("last-modified: z")
+    assert conditions.not_modified(fields) == pairs("date: x | etag: y | vary: a | cache-control: max-age=1")
+    assert conditions.not_modified(pairs("last-modified: z")) == pairs("last-modified: z")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ async def store(clock: Clock, url: str = settings.REDIS_URL, secret: str = "s") 
             redis.asyncio.from_url(settings.REDIS_URL) as client,
             client.pubsub(ignore_subscribe_messages=True) as channel,
         ):
-            await channel.subscribe(purges.CHANNEL)
+            await channel.subscribe(made.channel)
             listening.set()
             async for message in channel.listen():
                 made.hear(message["data"])
@@ -124,7 +124,7 @@ async def test_what_is_not_whole_or_not_ours_does_not_count(client: Any, part: s
         await one.sync()
         one.keep(b"key", entry(b"x" * 100_000), 60, shared=True)
         await until(lambda: one._unsent == 0)
-        key = sorted([key async for key in client.scan_iter(f"hg:cache:{part}:*")])[-1]
+        key = sorted([key async for key in client.scan_iter(f"{one.channel}:{part}:*")])[-1]
         if what == "gone":
             await client.delete(key)
         else:
@@ -138,6 +138,9 @@ async def test_another_installation_is_not_believed() -> None:
         await one.sync()
         one.keep(b"key", entry(), 60, shared=True)
         await until(lambda: one._unsent == 0)
+        assert two.channel != one.channel
+        assert await two.fetch(b"key", []) is None
+        two.channel = one.channel  # nor if it writes where we look
         assert await two.fetch(b"key", []) is None
 
 
@@ -148,7 +151,7 @@ async def test_nothing_stays_in_redis_for_ever(client: Any) -> None:
         one.keep(b"key", entry(b"x" * 100_000), 10**9, shared=True)
         await until(lambda: one._unsent == 0)
         await client.ping()
-        lives = [await client.ttl(key) async for key in client.scan_iter("hg:cache:[evb]:*")]
+        lives = [await client.ttl(key) async for key in client.scan_iter(f"{one.channel}:[evb]:*")]
         assert len(lives) == 6
         assert all(0 < life <= 86_400 for life in lives)
 
@@ -219,6 +222,15 @@ async def test_who_missed_the_message_reads_the_log(client: Any) -> None:
         assert late.purges.void(entry(requested_s=clock.now_s - 1))
         assert not late.purges.void(entry(requested_s=clock.now_s + 1))
         await late.aclose()
+
+
+async def test_a_log_that_others_wrote_into_is_read_all_the_same(client: Any) -> None:
+    clock = Clock()
+    async with store(clock) as one:
+        await client.zadd(f"{one.channel}:purges", {b"no json": 1, b"{}": 2, Purge("tag", "t").text(): 3000})
+        await one.sync()
+        assert one.purges.count == 1
+        assert one.purges.void(entry(requested_s=2.0))
 
 
 # --- what a purge concerns --------------------------------------------------------------------------------------------
