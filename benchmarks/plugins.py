@@ -69,6 +69,7 @@ ORIGIN = [(b"origin", b"https://app.example")]
 KEY = [(b"apikey", b"hg_live_x_secret")]
 SAMPLES: dict[str, Sample] = {
     "request-id": Sample(),
+    "bandwidth-limiting": Sample({"bytes_per_second": 1 << 40}, answer=BODY),
     "compression": Sample({"min_length": 100}, [(b"accept-encoding", b"gzip, zstd")], answer=BODY),
     "security-headers": Sample(),
     "cors": Sample({"origins": ["https://app.example"]}, ORIGIN),
@@ -82,6 +83,7 @@ SAMPLES: dict[str, Sample] = {
     "acl": Sample({"allow": ["staff"]}, KEY, first="key-auth"),
     "concurrency-limiting": Sample({"max_in_flight": 100}),
     "rate-limiting": Sample({"limits": [{"limit": 1_000_000, "window": "1m", "algorithm": "token-bucket"}]}),
+    "quota": Sample({"month": 1_000_000_000}),
     "request-validation": Sample(
         {"body_schema": '{"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}'},
         JSON,
@@ -91,6 +93,9 @@ SAMPLES: dict[str, Sample] = {
     "request-transformer": Sample({"set": {"headers": ["X-Way: $(request.method)"]}, "remove": {"headers": ["X-A"]}}),
     "body-transformer": Sample({"request": {"set": [{"at": "/way", "value": "$(request.method)"}]}}, JSON, BODY),
     "request-termination": Sample({"status_code": 200, "body": "{}"}),
+    "traffic-split": Sample({"weights": [{"upstream": "up"}]}, KEY),
+    "upstream-timeout": Sample({"first_byte_timeout_ms": 1000}),
+    "upstream-retry": Sample({"retry_statuses": [503]}),
     "response-transformer": Sample({"set": {"headers": ["X-Way: a"]}, "remove": {"headers": ["Server"]}}),
 }
 #: Why the others have no figure.
@@ -100,6 +105,7 @@ UNMEASURED = {
     "opa": "calls out",
     "mtls-auth": "a certificate seen before costs what key-auth does",
     "openid-connect": "calls out; a session costs what opening its cookie does",
+    "mirror": "what it costs is the copy, which nobody waits for",
     "websocket-limits": "not for requests",
 }
 
@@ -110,11 +116,11 @@ class _Memory:
     def __init__(self) -> None:
         self._counters = LocalCounters()
 
-    async def check(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
-        return self.check_local(limits)
+    async def check(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> list[LimitState]:
+        return self.check_local(limits, cost)
 
-    def check_local(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
-        return self._counters.check(limits, int(time.time() * 1000))
+    def check_local(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> list[LimitState]:
+        return self._counters.check(limits, int(time.time() * 1000), cost)
 
     def find_key(self, digest: bytes) -> Credential | Refusal:
         return ANNA

@@ -1,7 +1,8 @@
 """The recorder of a node: ships segments as they become ready, and keeps the tables.
 
 A loop of one thread. When PostgreSQL is away, segments wait on disk and it tries again, at most 2 s apart. Beside it
-runs the watcher, which probes the targets; what it sees is told here.
+runs the watcher, which probes the targets; what it sees is told here. And the keeper of quotas, who puts back what
+Redis lost.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from django.db import Error, connection
 
 from dashboard.partitions import claims_prune, partitions_keep, rollups_prune
+from dashboard.reconcile import Keeper
 from dashboard.shipping import ship
 from dashboard.spool import Spool
 from dashboard.watcher import Watcher
@@ -33,9 +35,11 @@ UPKEEP_S, UPKEEP_AGAIN_S = 600.0, 10.0
 
 
 class Recorder:
-    def __init__(self, spool: Spool, node: str, retention_days: int, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self, spool: Spool, node: str, retention_days: int, watcher: Watcher | None = None, keeper: Keeper | None = None
+    ) -> None:
         self._spool, self._node, self._retention_days = spool, node, retention_days
-        self._watcher = watcher
+        self._watcher, self._keeper = watcher, keeper
         self._told: list[str] = []  # the states of targets that were reported last
         self._adopt_at_s = self._upkeep_at_s = self._report_at_s = 0.0
         self._retry_s = 0.0  # 0: PostgreSQL answered last time
@@ -43,16 +47,18 @@ class Recorder:
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then ships once more: the workers have just closed their segments. Raises AlreadyRunning."""
         with self._spool.taken():
-            if self._watcher is not None:
-                self._watcher.start()
+            for beside in (self._watcher, self._keeper):
+                if beside is not None:
+                    beside.start()
             more = False
             while not stop.wait(0 if more else self._retry_s or LOOK_S):
                 more = self._turn()
             self._adopt_at_s = 0.0
             self._turn()
             connection.close()
-            if self._watcher is not None:
-                self._watcher.stop()
+            for beside in (self._watcher, self._keeper):
+                if beside is not None:
+                    beside.stop()
 
     def _turn(self) -> bool:
         """Whether there is more to ship at once."""

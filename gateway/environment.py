@@ -26,6 +26,7 @@ FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
 
 PLUGINS = [
     "gateway.plugins.request_id.RequestId",
+    "gateway.plugins.bandwidth_limiting.BandwidthLimiting",
     "gateway.plugins.compression.Compression",
     "gateway.plugins.security_headers.SecurityHeaders",
     "gateway.plugins.cors.Cors",
@@ -45,11 +46,17 @@ PLUGINS = [
     "gateway.plugins.opa.Opa",
     "gateway.plugins.concurrency_limiting.ConcurrencyLimiting",
     "gateway.plugins.rate_limiting.RateLimiting",
+    "gateway.plugins.quota.Quota",
     "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.fault_injection.FaultInjection",
+    "gateway.plugins.response_cache.ResponseCache",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.body_transformer.BodyTransformer",
     "gateway.plugins.request_termination.RequestTermination",
+    "gateway.plugins.traffic_split.TrafficSplit",
+    "gateway.plugins.upstream_timeout.UpstreamTimeout",
+    "gateway.plugins.upstream_retry.UpstreamRetry",
+    "gateway.plugins.mirror.Mirror",
     "gateway.plugins.response_transformer.ResponseTransformer",
 ]
 
@@ -74,6 +81,14 @@ class Environment(BaseSettings):
     """What a worker serves: `proxy` only traffic, `admin` only the control plane, `all` both on one port."""
     port: int = Field(8080, ge=1, le=65535, validation_alias="PORT")
     """Port of the `all` and `proxy` roles."""
+    tls_port: int = Field(0, ge=0, le=65535)
+    """Port of the `all` and `proxy` roles on which the same is served over TLS (1.2 and 1.3). 0: none."""
+    tls_certificates: Words = []
+    """Files, each with a certificate, those that lead to its authority, and its private key, all in PEM. With several,
+    a client gets the one for the name it asks for, or the first. Read by workers as they start: SIGHUP renews them."""
+    tls_client_ca: Path | None = None
+    """Authorities in PEM whose certificates clients may show on `GATEWAY_TLS_PORT`, for the plugin mtls-auth. Nobody
+    has to show one."""
     admin_port: int = Field(8081, ge=1, le=65535)
     """Port of the `admin` role."""
     status_port: int = Field(8082, ge=0, le=65535)
@@ -150,6 +165,8 @@ class Environment(BaseSettings):
 
     redis_timeout_ms: int = Field(50, ge=5, le=5000)
     """How long a request may wait for Redis before its policy's `on_error` decides."""
+    cache_worker_mb: int = Field(16, ge=1, le=4096)
+    """Memory of each worker for the answers that [response-cache](plugins/response-cache.md) keeps; Redis has more."""
     usage_spool_max_mb: int = Field(1024, ge=16)
     """Disk for usage rows that PostgreSQL has not taken yet. When full, new rows are dropped and counted."""
     access_log: str = Field("", pattern=r"^(stdout|/.+|)$")
@@ -168,6 +185,7 @@ class Environment(BaseSettings):
 
     @field_validator(
         "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
+        "tls_certificates",
         mode="before", check_fields=True,
     )  # fmt: skip
     @classmethod
@@ -184,7 +202,8 @@ class Environment(BaseSettings):
     @property
     def fence(self) -> Fence:
         """Where upstreams may be, as set here."""
-        own = {self.port} if self.role == "all" else {self.port, self.admin_port, self.status_port}
+        own = {self.port, self.tls_port}
+        own |= set() if self.role == "all" else {self.admin_port, self.status_port}
         return Fence(self.upstream_allow, self.upstream_deny, own - {0}, self.bind)
 
 

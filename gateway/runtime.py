@@ -24,8 +24,10 @@ from django.conf import settings
 
 from gateway.database import Database, DatabaseUnavailable
 from gateway.environment import Environment
+from gateway.plugins import purges
 from gateway.plugins.base import Resources
 from gateway.plugins.registry import Registry
+from gateway.plugins.store import Store
 from gateway.proxy import metrics
 from gateway.proxy.accesslog import AccessLog
 from gateway.proxy.balancer import Balancer
@@ -45,6 +47,7 @@ from gateway.proxy.record import Record
 from gateway.proxy.rollcall import RollCall
 from gateway.proxy.roster import Roster
 from gateway.proxy.segments import spool_dir
+from gateway.proxy.shadows import Shadows
 from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import Snapshot, TargetSpec
 from gateway.proxy.table import RoutingTable
@@ -78,8 +81,20 @@ class Runtime:
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.calls = Calls(environment.fence)
+        self.shadows = Shadows(environment.fence)
+        self.store = Store(  # over a connection of its own: counters never wait behind bodies
+            Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000),
+            secret=settings.SECRET_KEY,
+            max_bytes=environment.cache_worker_mb << 20,
+        )
         self.resources = Resources(
-            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time
+            limiter=self.batcher,
+            credentials=self.credentials,
+            caller=self.calls,
+            clock=monotonic,
+            wall=time,
+            shadow=self.shadows,
+            store=self.store,
         )
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
         self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
@@ -157,6 +172,8 @@ class Runtime:
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()
+        await self.shadows.aclose()
+        await self.store.aclose()
         await self.calls.aclose()
         await self.batcher.aclose()
         self.database.close()
@@ -174,6 +191,7 @@ class Runtime:
             self._nudged.clear()
             with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
                 await self.batcher.command("PING")
+            await self.store.poll()
             for part, away_s in self._away().items():
                 metrics.PART_UP.labels(part).set(away_s is None)
             try:
@@ -232,7 +250,7 @@ class Runtime:
             await self.discovery.settle(DISCOVERY_S)
             table.retarget(self.discovery.applied)
         self.pipeline.table, self.digest = table, digest
-        self.forwarder.retain(list(table.snapshot.upstreams.values()))
+        self._retain(table)
         metrics.config_version(table.version)
         # A table lives long and holds no cycles: walks of the collector through it would only stop the loop.
         gc.collect(1)
@@ -243,7 +261,12 @@ class Runtime:
         table = self.pipeline.table
         if table is not None:
             table.retarget(self.discovery.applied)
-            self.forwarder.retain(list(table.snapshot.upstreams.values()))
+            self._retain(table)
+
+    def _retain(self, table: RoutingTable) -> None:
+        upstreams = list(table.snapshot.upstreams.values())
+        self.forwarder.retain(upstreams)
+        self.shadows.retain(upstreams)
 
     def _keep(self, document: Mapping[str, Any], number: int, digest: str) -> None:
         """In a thread, for a disk may hang; then only the newest document waits for it."""
@@ -293,7 +316,7 @@ class Runtime:
     async def _listen(self) -> None:
         """Wake the poll at each message, answer each question. Lost messages, Redis outages and restarts cost up to
         POLL_S; a lost question one answer."""
-        channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL]
+        channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL, purges.CHANNEL]
         if self.environment.role != "admin":
             channels.append(self.roll_call.channel)
         while True:
@@ -306,6 +329,8 @@ class Runtime:
                     async for message in channel.listen():
                         if message["channel"] == self.roll_call.channel.encode():
                             await self.roll_call.hear(message["data"])
+                        elif message["channel"] == purges.CHANNEL.encode():
+                            self.store.hear(message["data"])
                         else:
                             self._nudged.set()
             except (redis.RedisError, OSError):

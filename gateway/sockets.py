@@ -222,5 +222,6 @@ def exchange_of(scope: Any) -> Exchange:
         started_s=perf_counter(),
         wall_s=time(),
     )
+    exchange.certificate = scope.get("hydragate.certificate", b"")
     exchange.notes["websocket"] = True
     return exchange

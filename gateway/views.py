@@ -54,6 +54,8 @@ def exchange_of(request: ASGIRequest) -> Exchange:
         started_s=perf_counter(),
         wall_s=time(),
     )
+    if "hydragate.certificate" in scope:
+        exchange.certificate = scope["hydragate.certificate"]
     exchange.hints = getattr(request, "early_hints", None)
     for name, value in exchange.headers:
         if name == b"content-length":

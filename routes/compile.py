@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.plugins.base import PluginConfig
 from gateway.plugins.registry import ConfigProblems, Registry
 from gateway.proxy import certificates
 from gateway.proxy.fence import Fence
@@ -56,6 +57,7 @@ def compile(  # noqa: A001 - the word of the design
         *_twins(reading),
         *_scopes(reading, registry),
         *config_faults,
+        *_led_to(reading, configs),
     ]
     if problems:
         raise CompileError(problems)
@@ -217,6 +219,14 @@ def _configs(reading: Reading, registry: Registry) -> tuple[dict[int, Any], list
         row = ("plugins", entry.key)
         problems += (_at("plugins", index, row, field, message) for field, message in faults)
     return configs, problems
+
+
+def _led_to(reading: Reading, configs: Mapping[int, PluginConfig]) -> Iterator[Problem]:
+    for index, config in configs.items():
+        row = ("plugins", reading.plugins[index].key)
+        for path, name in config.upstreams_named():
+            if name not in reading.named["upstreams"]:
+                yield _at("plugins", index, row, ("config", *path), f"There is no upstream '{name}'.")
 
 
 # --- entries to specs -------------------------------------------------------------------------------------------------

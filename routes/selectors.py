@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.db import connection
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
+from gateway.plugins.registry import ConfigProblems, Registry
 from routes.document import FORMAT, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Target, Upstream, WorkerReport
 
@@ -125,3 +127,17 @@ _REPORT = """
 def workers() -> QuerySet[WorkerReport]:
     """Those that are alive and serve traffic."""
     return WorkerReport.objects.exclude(role="admin").filter(seen_at__gt=Now() - timedelta(seconds=WORKER_GONE_S))
+
+
+# --- what leads where -------------------------------------------------------------------------------------------------
+
+
+def settings_leading_to(upstream: str, registry: Registry) -> list[PluginSetting]:
+    """Enabled settings whose config names the upstream. Drafts that do not compile name nothing."""
+    found = []
+    for setting in PluginSetting.objects.filter(enabled=True).select_related("route", "upstream", "consumer"):
+        with suppress(ConfigProblems):
+            config = registry.validate(setting.name, setting.config)
+            if any(name == upstream for _, name in config.upstreams_named()):
+                found.append(setting)
+    return found

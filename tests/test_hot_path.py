@@ -40,6 +40,10 @@ plugins:
 - {{name: request-id, route: policies}}
 - {{name: key-auth, route: policies}}
 - {{name: rate-limiting, route: policies, config: {{limits: [{{limit: 100000, window: 1m}}]}}}}
+- {{name: quota, route: policies, config: {{month: 1000000}}}}
+- {{name: traffic-split, route: policies, config: {{weights: [{{upstream: up}}]}}}}
+- {{name: upstream-timeout, route: policies, config: {{first_byte_timeout_ms: 9000}}}}
+- {{name: upstream-retry, route: policies, config: {{retry_statuses: [503]}}}}
 - {{name: ip-restriction, route: policies, config: {{allow: [127.0.0.0/8]}}}}
 - {{name: bot-detection, route: policies}}
 - {{name: redirect, route: policies, config: {{location: "{{path}}"}}}}

@@ -19,6 +19,7 @@
 | 500    | internal_error        | our fault; the log has the reason                                        |
 | 503    | database_unavailable  | PostgreSQL is away                                                       |
 | 503    | redis_unavailable     | Redis is away, over which workers are asked                              |
+| 503    | store_unavailable     | Redis is away, without which workers would not hear of a purge           |
 """
 
 from __future__ import annotations
@@ -114,6 +115,12 @@ class _Unavailable(ApiError):
     status_code = 503
     default_code = "database_unavailable"
     default_detail = "PostgreSQL is not available. Traffic is served; try again shortly."
+
+
+class StoreUnavailable(ApiError):
+    status_code = 503
+    default_code = "store_unavailable"
+    default_detail = "Redis is not available, so workers would not hear of it. Try again shortly."
 
 
 class _Internal(ApiError):

@@ -4,6 +4,8 @@
 |----------|---------------------------------------|--------------------------------------|-------------------------|
 | access   | route known, nothing sent             | raise Reject, return an Answer,      | 500, not forwarded:     |
 |          |                                       | change the upstream request          | fail closed             |
+| forward  | all hooks have agreed; goes around    | call what it was given, or not;      | 500, or the upstream's  |
+|          | the sending of the request            | change what came of it               | own error               |
 | response | head known, nothing sent; also for    | change status and headers            | 500 if unsent           |
 |          | answers and errors made here          |                                      |                         |
 | body     | head known, then chunks pass          | give the chunks back, to leave this  | connection aborted,     |
@@ -12,43 +14,54 @@
 |          | left                                  |                                      |                         |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
-generator, or gives one; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run
-in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
+generator, or gives one; `forward` is async, `log` sync. Only hooks a plugin overrides are compiled into a route.
+`access` and `log` run in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order, and the `forward` of
+the first goes around the others'.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.store import Store
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
+from gateway.proxy.snapshot import UpstreamSpec
 
-HOOKS = ("access", "response", "body", "log")
+HOOKS = ("access", "forward", "response", "body", "log")
+Forward = Callable[[Exchange], Awaitable[None]]
 ConsumerField = Literal["username", "custom_id"]
 
 
 class PluginConfig(BaseModel):
     """Base of every Config: frozen, refuses unknown fields. Each field has type, bound, default and description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True,
+        defer_build=True,  # validators are made with the first setting: a worker holds only those it needs
+    )  # fmt: skip
+
+    def upstreams_named(self) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        """Upstreams that a setting leads to, each with the path of the field that names it. They must exist."""
+        return ()
 
 
 class Limiter(Protocol):
     """Counters shared by all workers and nodes."""
 
-    def check(self, limits: Sequence[tuple[str, Limit]]) -> Awaitable[list[LimitState]]:
-        """Test and take one unit from every (key, limit) as one atomic step: if one refuses, none is taken.
+    def check(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> Awaitable[list[LimitState]]:
+        """Test and take `cost` units from every (key, limit) as one atomic step: if one refuses, none is taken.
 
         States come in the order asked. Raises RedisUnavailable within tens of milliseconds.
         """
         ...
 
-    def check_local(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
+    def check_local(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> list[LimitState]:
         """The same against this worker's own memory, for `on_error: local`."""
         ...
 
@@ -75,6 +88,29 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowBounds:
+    """Of what one setting may have under way in a worker."""
+
+    timeout_s: float  # for one request, its answer included
+    concurrency: int
+    queue: int  # further ones that wait; more are dropped
+
+
+class Shadow(Protocol):
+    """Sends copies of requests to where nobody waits for the answer."""
+
+    def copied(self, exchange: Exchange) -> Any:
+        """The request as it would go upstream now, without its body. Raises AmbiguousPath, as forwarding would."""
+        ...
+
+    def send(
+        self, setting_id: int, copy: Any, upstream: UpstreamSpec, body: bytes | None, bounds: ShadowBounds
+    ) -> None:
+        """Returns at once, whatever happens to it. `body` None: it was too large, which is counted and nothing sent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     """What the runtime lends to plugins. Everything that waits has a deadline of its own."""
 
@@ -83,7 +119,9 @@ class Resources:
     caller: Caller
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
+    shadow: Shadow | None = None
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
+    store: Store = field(default_factory=Store)  # kept answers; likewise
 
 
 class Plugin:
@@ -102,9 +140,14 @@ class Plugin:
         self.config = config
         self.resources = resources
         self.setting_id = setting_id
+        #: All upstreams by name, as discovery has them now, for plugins whose config names some; set before any hook.
+        self.upstreams: Mapping[str, UpstreamSpec] = {}
 
     def access(self, exchange: Exchange) -> Answer | Awaitable[Answer | None] | None:
         return None
+
+    async def forward(self, exchange: Exchange, forward: Forward) -> None:
+        await forward(exchange)
 
     def response(self, exchange: Exchange) -> Awaitable[None] | None:
         return None

@@ -1,12 +1,14 @@
-"""mtls-auth: lets in who has shown a client certificate to the proxy in front, and says who it is.
+"""mtls-auth: lets in who has shown a client certificate, to us or to the proxy in front, and says who it is.
 
 Phases   access
 Fails    401 `certificate_missing`, `certificate_invalid`, `consumer_disabled`; 503 `credentials_unavailable` when a
          consumer cannot be looked up
-Compare  Kong's mtls-auth and header-cert-auth (the certificate comes in a header field of a trusted proxy, which has
-         checked that the client holds its key; consumers by any name in it; no revocation lists, but denied serials)
+Compare  Kong's mtls-auth and header-cert-auth (consumers by any name in the certificate; no revocation lists, but
+         denied serials)
 
-Only a peer of GATEWAY_TRUSTED_PROXIES is believed; from anybody else the field is taken away, and counts for nothing.
+The certificate is the one of the TLS connection (GATEWAY_TLS_CLIENT_CA), or comes in a header field of the proxy in
+front, which has seen that the client holds its key. Only a peer of GATEWAY_TRUSTED_PROXIES is believed; from anybody
+else the field is taken away, and counts for nothing.
 A certificate that was verified is remembered for some minutes, at most until its end.
 """
 
@@ -86,7 +88,7 @@ class MtlsAuth(Plugin):
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             self._identity.drop(exchange)
             return
-        values = headers.get_all(exchange.headers, self._field)
+        values = [exchange.certificate] if exchange.certificate else headers.get_all(exchange.headers, self._field)
         if not any(values):
             raise self._refused(
                 exchange, "certificate_missing", "No client certificate has come with this connection. Show one."
@@ -94,7 +96,7 @@ class MtlsAuth(Plugin):
         try:
             if len(values) > 1:
                 raise BadToken("The certificate came twice.")
-            await self._identity.admit(exchange, self._who(values[0]))
+            await self._identity.admit(exchange, self._who(values[0], bool(exchange.certificate)))
         except ConsumerDisabled as error:
             raise self._refused(exchange, "consumer_disabled", "The owner of this certificate is disabled.") from error
         except BadToken as error:
@@ -102,13 +104,13 @@ class MtlsAuth(Plugin):
         if not self.config.forward_certificate:
             headers.remove(exchange.headers, self._field)
 
-    def _who(self, value: bytes) -> Who:
+    def _who(self, value: bytes, is_der: bool) -> Who:
         """Raises BadToken."""
         now_s, key = self.resources.wall(), hashlib.sha256(value).digest()
         ends_s, who = self._known.get(key, (0.0, None))
         if who is not None and now_s < ends_s:
             return who
-        leaf, *chain = self._chain(value)
+        leaf, *chain = [value] if is_der else self._chain(value)
         said = self._verifier.said(leaf, chain, now_s)
         if self._fingerprints and said["fingerprint"] not in self._fingerprints:
             raise BadToken("This certificate is not among those allowed here.")
@@ -145,5 +147,5 @@ class MtlsAuth(Plugin):
 
     def _refused(self, exchange: Exchange, code: str, detail: str) -> Reject:
         if code == "certificate_missing" and not exchange.peer_trusted:
-            exchange.detail = "mtls-auth: the peer is none of GATEWAY_TRUSTED_PROXIES, whose certificates count"
+            exchange.detail = "mtls-auth: no certificate with TLS here, and the peer is none of GATEWAY_TRUSTED_PROXIES"
         return Reject(401, code, detail)

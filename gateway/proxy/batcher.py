@@ -83,9 +83,9 @@ class Batcher:
         self._degrade()
         await self._connection.disconnect(nowait=True)
 
-    def check(self, limits: Unit) -> Awaitable[list[LimitState]]:
+    def check(self, limits: Unit, cost: int = 1) -> Awaitable[list[LimitState]]:
         """See `gateway.plugins.base.Limiter`. While Redis is away the call itself raises RedisUnavailable."""
-        return self._queued(_Check(limits, asyncio.get_running_loop().create_future()))
+        return self._queued(_Check(limits, cost, asyncio.get_running_loop().create_future()))
 
     def command(self, *args: Argument) -> Awaitable[Any]:
         """One command (`"SETEX", key, 60, value`); replies are bytes, integers, lists or None.
@@ -96,8 +96,8 @@ class Batcher:
         packed = self._connection.pack_command(*args)
         return self._queued(_Command(packed, asyncio.get_running_loop().create_future()))
 
-    def check_local(self, limits: Unit) -> list[LimitState]:
-        return self._local.check(limits, int(self._clock() * 1000))
+    def check_local(self, limits: Unit, cost: int = 1) -> list[LimitState]:
+        return self._local.check(limits, int(self._clock() * 1000), cost)
 
     def _queued(self, call: _Check | _Command) -> asyncio.Future[Any]:
         if self.degraded_since is not None or len(self._queue) >= MAX_QUEUED:
@@ -123,7 +123,9 @@ class Batcher:
         checks = [call for call in calls if isinstance(call, _Check)]
         commands = [call for call in calls if isinstance(call, _Command)]
         try:
-            states, replies = await self._round_trip([check.limits for check in checks], [c.packed for c in commands])
+            states, replies = await self._round_trip(
+                [check.limits for check in checks], [c.packed for c in commands], [check.cost for check in checks]
+            )
         except RedisUnavailable as error:
             self._degrade()
             logger.warning("Redis is away, policies go by their on_error: %r", error.__cause__)
@@ -160,12 +162,12 @@ class Batcher:
             _settle(call.waiter, RedisUnavailable())
 
     async def _round_trip(
-        self, units: Sequence[Unit], commands: Sequence[list[bytes]]
+        self, units: Sequence[Unit], commands: Sequence[list[bytes]], costs: Sequence[int] = ()
     ) -> tuple[list[list[LimitState]], list[Any]]:
         """Raises RedisUnavailable; the connection is then closed, for a late reply would answer the wrong call."""
         try:
             async with Patience(self._timeout_s):
-                return await self._exchange(units, commands)
+                return await self._exchange(units, commands, costs)
         except Exception as error:  # whatever went wrong, those who wait must not wait for ever
             await self._connection.disconnect(nowait=True)
             raise RedisUnavailable from error
@@ -174,9 +176,9 @@ class Batcher:
             raise
 
     async def _exchange(
-        self, units: Sequence[Unit], commands: Sequence[list[bytes]]
+        self, units: Sequence[Unit], commands: Sequence[list[bytes]], costs: Sequence[int] = ()
     ) -> tuple[list[list[LimitState]], list[Any]]:
-        connection, arguments = self._connection, script_arguments(units)
+        connection, arguments = self._connection, script_arguments(units, costs=costs)
         if not connection.is_connected:
             await connection.connect()  # type: ignore[no-untyped-call]
         script = connection.pack_command("EVALSHA", SCRIPT_SHA, *arguments) if units else []
@@ -233,10 +235,10 @@ class Patience:
 
 
 class _Check:
-    __slots__ = ("limits", "waiter")
+    __slots__ = ("cost", "limits", "waiter")
 
-    def __init__(self, limits: Unit, waiter: asyncio.Future[Any]) -> None:
-        self.limits, self.waiter = limits, waiter
+    def __init__(self, limits: Unit, cost: int, waiter: asyncio.Future[Any]) -> None:
+        self.limits, self.cost, self.waiter = limits, cost, waiter
 
 
 class _Command:
@@ -246,11 +248,16 @@ class _Command:
         self.packed, self.waiter = packed, waiter
 
 
-def script_arguments(units: Sequence[Unit], now_ms: int = 0) -> list[Argument]:
-    """What follows the script's name in EVALSHA; `limits.lua` says what is what. 0: the time of Redis."""
+def script_arguments(units: Sequence[Unit], now_ms: int = 0, costs: Sequence[int] = ()) -> list[Argument]:
+    """What follows the script's name in EVALSHA; `limits.lua` says what is what. 0: the time of Redis.
+
+    `costs`: of each unit; empty: 1.
+    """
     keys = [key.encode(errors="surrogatepass") for unit in units for key, _ in unit]
     specs = [_spec(limit) for unit in units for _, limit in unit]
-    return [len(keys), *keys, now_ms, ",".join([str(len(unit)) for unit in units]), *specs]
+    prices = [f":{cost}" if cost != 1 else "" for cost in costs] or [""] * len(units)
+    sizes = [f"{len(unit)}{price}" for unit, price in zip(units, prices, strict=True)]
+    return [len(keys), *keys, now_ms, ",".join(sizes), *specs]
 
 
 def states_of(units: Sequence[Unit], numbers: Sequence[int]) -> list[list[LimitState]]:

@@ -92,6 +92,7 @@ class Attempts:
         self, exchange: Exchange, upstream: UpstreamSpec, care: CarePolicy, guard: Guard, balancer: Balancer
     ) -> None:
         self.exchange, self.upstream, self.care, self.guard, self.balancer = exchange, upstream, care, guard, balancer
+        self.picked = upstream.base or upstream  # targets and their health are the configured upstream's
         self.method = exchange.upstream_method or exchange.method
         self.tried: set[str] = set()
 
@@ -149,7 +150,7 @@ class Attempts:
         exchange, breaker = self.exchange, self.guard.breaker
         trial = breaker.admit() if breaker is not None else False
         try:
-            state = self.balancer.pick(self.upstream, self.tried, self.exchange)
+            state = self.balancer.pick(self.picked, self.tried, self.exchange)
             transport = dial(self.upstream, state)
         except BaseException:
             if breaker is not None:

@@ -6,7 +6,7 @@ Clocks: `*_s` are seconds of `time.perf_counter`, except `wall_s` (seconds since
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,24 @@ class Answer:
     body: bytes = b""
 
 
+class Paced:
+    """Chunks that come at another pace, byte for byte the same: an answer keeps its length."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> Paced:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
+
+
 _NO_CLAIMS: dict[str, Any] = {}
+_NO_FIELDS: Pairs = []
 
 
 class Exchange:
@@ -79,12 +96,14 @@ class Exchange:
 
     __slots__ = (
         "answer_body",
+        "answer_fields",
         "authority",
         "bodies",
         "body",
         "bytes_in",
         "bytes_out",
         "cache_status",
+        "certificate",
         "chain",
         "claims",
         "client_ip",
@@ -155,6 +174,7 @@ class Exchange:
         self.peer_ip = peer_ip  # the address that is connected to us; "" on a unix socket
         self.peer_trusted = False
         self.client_ip = peer_ip  # after trusted X-Forwarded-For
+        self.certificate = b""  # what the client has shown to us, in DER; its issuer is one of GATEWAY_TLS_CLIENT_CA
         self.forwarded_for = b""  # a trusted proxy's X-Forwarded-For, to be continued
         self.path = ""  # normalised reading: what routes match on
         self.plain = True  # nobody could read the path differently
@@ -177,6 +197,7 @@ class Exchange:
         self.status = 0  # 0: no answer yet
         self.response_headers: Pairs | None = None
         self.answer_body: bytes | AsyncIterator[bytes] = b""
+        self.answer_fields: Pairs = _NO_FIELDS  # as the upstream sent them, hop-by-hop ones too; never changed
         self.bodies: list[AsyncIterator[bytes]] = []  # what body hooks made of the answer's, outermost first
         self.release: Callable[[], Awaitable[None]] | None = None  # gives the upstream's connection back
         self.end: Callable[[], None] | None = None  # ends a stream of events early, as if the upstream had

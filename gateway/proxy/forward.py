@@ -108,6 +108,8 @@ class Forwarder:
             exchange.response_headers.append(cookie)
 
     def _transport(self, upstream: UpstreamSpec, state: TargetState) -> httpx.AsyncBaseTransport:
+        if upstream.base is not None:  # with other time limits, over connections of their own
+            return self.transports.get(upstream, state.target)
         transport = state.transport
         if transport is None:  # the first since the configuration changed
             transport = state.transport = self.transports.get(upstream, state.target)
@@ -159,7 +161,8 @@ class Forwarder:
 
 def _deliver(exchange: Exchange, response: httpx.Response, stream: AnswerStream, whole: bytes | None) -> None:
     exchange.status = response.status_code
-    exchange.response_headers = fields.end_to_end(response.headers.raw)
+    exchange.answer_fields = raw = response.headers.raw
+    exchange.response_headers = fields.end_to_end(raw)
     fields.append_token(exchange.response_headers, b"via", VIA)
     if whole is not None:
         exchange.answer_body = whole

@@ -2,8 +2,8 @@
 --
 -- KEYS     one for each (key, limit), unit after unit; the keys of one unit differ
 -- ARGV[1]  now in ms; 0: the server's own clock, the same for every worker and node
--- ARGV[2]  how many limits each unit has: "1,1,3"
--- ARGV[3…] for each key: "<f|s|t>:<limit>:<window ms>:<capacity>"
+-- ARGV[2]  how many limits each unit has, and what it costs where that is not 1: "1,1,3:20"
+-- ARGV[3…] for each key: "<f|s|t|l|p>:<limit>:<window ms>:<capacity>"
 -- returns  for each key: has room (1 or 0), remaining, reset ms, retry ms
 --
 -- States are msgpack arrays of integers; the meaning of the numbers is in limits.py.
@@ -11,7 +11,7 @@
 local SLOTS = 60
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 
-local fixed, sliding, bucket = {}, {}, {}
+local fixed, sliding, bucket, leaky, period = {}, {}, {}, {}, {}
 
 function fixed.rolled(limit, state, now)
   local start = now - now % limit.window
@@ -19,7 +19,7 @@ function fixed.rolled(limit, state, now)
   return {start, 0}
 end
 function fixed.free(limit, state) return limit.limit - state[2] end
-function fixed.take(limit, state) state[2] = state[2] + 1 end
+function fixed.take(limit, state, now, cost) state[2] = state[2] + cost end
 function fixed.reset(limit, state, now) return state[1] + limit.window - now end
 fixed.retry = fixed.reset
 
@@ -38,21 +38,22 @@ function sliding.free(limit, state)
   for i = 2, #state, 2 do room = room - state[i] end
   return room
 end
-function sliding.take(limit, state, now)
+function sliding.take(limit, state, now, cost)
   local last = #state
   if last > 0 and floor(state[last - 1] / limit.slot) >= floor(now / limit.slot) then
-    state[last - 1], state[last] = max(state[last - 1], now), state[last] + 1
+    state[last - 1], state[last] = max(state[last - 1], now), state[last] + cost
   else
-    state[last + 1], state[last + 2] = now, 1
+    state[last + 1], state[last + 2] = now, cost
   end
 end
 function sliding.reset(limit, state, now)
   if #state == 0 then return 0 end
   return leaves(limit, state[#state - 1]) - now
 end
-function sliding.retry(limit, state, now)
+function sliding.retry(limit, state, now, cost)
+  if #state == 0 then return limit.window end
   local room, i = sliding.free(limit, state) + state[2], 1
-  while room < 1 do
+  while room < cost and i + 2 < #state do
     i = i + 2
     room = room + state[i + 1]
   end
@@ -66,13 +67,31 @@ function bucket.rolled(limit, state, now)
   return {last, min(full, state[2] + (last - state[1]) * limit.limit)}
 end
 function bucket.free(limit, state) return floor(state[2] / limit.window) end
-function bucket.take(limit, state) state[2] = state[2] - limit.window end
+function bucket.take(limit, state, now, cost) state[2] = state[2] - cost * limit.window end
 function bucket.reset(limit, state)
   return ceil(max(0, limit.capacity * limit.window - state[2]) / limit.limit)
 end
-function bucket.retry(limit, state) return ceil((limit.window - state[2]) / limit.limit) end
+function bucket.retry(limit, state, now, cost) return ceil((cost * limit.window - state[2]) / limit.limit) end
 
-local ALGORITHMS = {f = fixed, s = sliding, t = bucket}
+function leaky.rolled(limit, state, now)
+  if not state[1] then return {now, 0} end
+  local last = max(state[1], now)
+  return {last, max(0, state[2] - (last - state[1]) * limit.limit)}
+end
+function leaky.free(limit, state) return floor((limit.capacity * limit.window - state[2]) / limit.window) end
+function leaky.take(limit, state, now, cost) state[2] = state[2] + cost * limit.window end
+function leaky.reset(limit, state) return ceil(state[2] / limit.limit) end
+function leaky.retry(limit, state, now, cost)
+  return ceil((state[2] + (cost - limit.capacity) * limit.window) / limit.limit)
+end
+
+function period.rolled(limit, state) return state[1] and state or {0} end
+function period.free(limit, state) return limit.limit - state[1] end
+function period.take(limit, state, now, cost) state[1] = state[1] + cost end
+function period.reset(limit) return limit.window end
+period.retry = period.reset
+
+local ALGORITHMS = {f = fixed, s = sliding, t = bucket, l = leaky, p = period}
 
 local specs = {}
 local function parsed(spec)
@@ -106,28 +125,29 @@ local function state_of(key)
 end
 
 local out, index = {}, 0
-for size in string.gmatch(ARGV[2], '%d+') do
+for size, price in string.gmatch(ARGV[2], '(%d+):?(%d*)') do
+  local cost = tonumber(price) or 1
   local first, last = index + 1, index + tonumber(size)
   local free, allowed = {}, true
   for i = first, last do
     local limit = parsed(ARGV[i + 2])
     states[KEYS[i]] = limit.algorithm.rolled(limit, state_of(KEYS[i]), now)
     free[i] = limit.algorithm.free(limit, states[KEYS[i]])
-    allowed = allowed and free[i] >= 1
+    allowed = allowed and free[i] >= cost
   end
   for i = first, last do
     local key, limit, room = KEYS[i], parsed(ARGV[i + 2]), free[i]
     local state = states[key]
     if allowed then
-      limit.algorithm.take(limit, state, now)
+      limit.algorithm.take(limit, state, now, cost)
       if not dirty[key] then order[#order + 1] = key end
       dirty[key] = limit
     end
     local retry = 0
-    if room < 1 then retry = limit.algorithm.retry(limit, state, now) end
+    if room < cost then retry = limit.algorithm.retry(limit, state, now, cost) end
     local at = #out
-    out[at + 1] = room >= 1 and 1 or 0
-    out[at + 2] = max(0, allowed and room - 1 or room)
+    out[at + 1] = room >= cost and 1 or 0
+    out[at + 2] = max(0, allowed and room - cost or room)
     out[at + 3] = limit.algorithm.reset(limit, state, now)
     out[at + 4] = retry
   end

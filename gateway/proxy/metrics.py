@@ -65,6 +65,10 @@ CIRCUIT_OPEN = Gauge(
     "hydragate_upstream_circuit_open", "Workers of the node that leave the upstream alone: its circuit is open.",
     ["upstream"], multiprocess_mode="livesum",
 )  # fmt: skip
+MIRRORED = Counter(
+    "hydragate_mirrored_total", "Copies of requests by what became of them: answered, failed, dropped, too_large.",
+    ["upstream", "result"],
+)  # fmt: skip
 WEBSOCKETS_OPEN = Gauge("hydragate_websockets_open", "WebSockets that are open.", multiprocess_mode="livesum")
 WEBSOCKET_MESSAGES = Counter(
     "hydragate_websocket_messages_total", "Messages of WebSockets that ended, from clients (in) and to them (out).",

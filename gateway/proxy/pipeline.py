@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from functools import partial
 from random import random
 from time import perf_counter
 
 from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import ClientClosed, GatewayError, NoRoute, NotReady, PluginFailed, problem
-from gateway.proxy.exchange import Answer, Exchange
+from gateway.proxy.exchange import Answer, Exchange, Paced
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.headers import remove
 from gateway.proxy.paths import is_plain, normalise
-from gateway.proxy.table import AccessHook, Chain, RoutingTable
+from gateway.proxy.table import AccessHook, Chain, Forward, RoutingTable
 
 logger = logging.getLogger("gateway.proxy")
 _NO_HOOKS = Chain()
-Forward = Callable[[Exchange], Awaitable[None]]
 
 
 class Pipeline:
@@ -93,6 +93,8 @@ class Pipeline:
         if answer is None and exchange.chain.access:
             answer = await _access(exchange.chain.access, exchange)
         if answer is None:
+            for hook in exchange.chain.forward:
+                forward = partial(hook, forward=forward)
             await forward(exchange)
         return answer
 
@@ -199,16 +201,20 @@ def _answer(exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]],
 
 
 def _wrap(exchange: Exchange, chain: Chain) -> None:
-    """A hook that gives back the chunks it was given leaves this answer alone. If all do, it keeps its length."""
+    """A hook that gives back the chunks it was given leaves this answer alone. If all do, or change only the pace
+    (`Paced`), it keeps its length."""
     chunks = source = _chunks(exchange.answer_body)
+    same_length = True
     for wrap in chain.body:
         wrapped = wrap(exchange, chunks)
         if wrapped is not chunks:
             exchange.bodies.insert(0, wrapped)
             chunks = wrapped
+            same_length = same_length and isinstance(wrapped, Paced)
     if chunks is not source:
         assert exchange.response_headers is not None
-        remove(exchange.response_headers, b"content-length")
+        if not same_length:
+            remove(exchange.response_headers, b"content-length")
         exchange.bodies.append(source)
         exchange.answer_body = chunks
 

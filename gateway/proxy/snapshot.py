@@ -171,6 +171,7 @@ class UpstreamSpec:
     slow_start_s: float = 0.0  # how long a target that comes up, or is new, takes to its full weight
     care: CarePolicy | None = None
     discovery: DiscoveryPolicy | None = None
+    base: UpstreamSpec | None = None  # the configured one, where a route asks for other terms; `care` is then set
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from gateway.proxy.match import Index
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Scope, Snapshot, UpstreamSpec
 
 AccessHook = Callable[[Exchange], Answer | Awaitable[Answer | None] | None]
+Forward = Callable[[Exchange], Awaitable[None]]
+ForwardHook = Callable[[Exchange, Forward], Awaitable[None]]
 ResponseHook = Callable[[Exchange], Awaitable[None] | None]
 BodyHook = Callable[[Exchange, AsyncIterator[bytes]], AsyncIterator[bytes]]
 LogHook = Callable[[Exchange], None]
@@ -30,9 +32,10 @@ _SPECIFICITY: tuple[Scope, ...] = ("route_consumer", "upstream_consumer", "consu
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The hooks of one way through the gateway, flat and in order: `response` and `body` already reversed."""
+    """The hooks of one way through the gateway, flat and in order: all but `access` and `log` already reversed."""
 
     access: tuple[AccessHook, ...] = ()
+    forward: tuple[ForwardHook, ...] = ()
     response: tuple[ResponseHook, ...] = ()
     body: tuple[BodyHook, ...] = ()
     log: tuple[LogHook, ...] = ()
@@ -91,7 +94,7 @@ class CompiledRoute:
 class RoutingTable:
     """Everything a request needs to be decided."""
 
-    __slots__ = ("_branches", "index", "snapshot", "version")
+    __slots__ = ("_branches", "_leading", "index", "snapshot", "version")
 
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         """Raises whatever a plugin's `__init__` raises: the caller keeps the table it has."""
@@ -100,6 +103,9 @@ class RoutingTable:
         compiler = _Compiler(snapshot, registry, resources)
         routes = [(route, compiler.route(route)) for route in snapshot.routes]
         self._branches = [branch for _, route in routes for branch in route.branches]
+        self._leading = [plugin for plugin in compiler.plugins.values() if plugin.config.upstreams_named()]
+        for plugin in self._leading:
+            plugin.upstreams = snapshot.upstreams
         self.index: Index[CompiledRoute] = Index(routes)
 
     def retarget(self, now: Callable[[UpstreamSpec], UpstreamSpec]) -> None:
@@ -108,6 +114,8 @@ class RoutingTable:
         self.snapshot = replace(self.snapshot, upstreams=upstreams)
         for branch in self._branches:
             branch.upstream = upstreams[branch.upstream.name]
+        for plugin in self._leading:
+            plugin.upstreams = upstreams
 
 
 class Settings:
@@ -170,6 +178,7 @@ class _Compiler:
         then = [plugin for plugin in plugins if plugin.name not in self.identify_names]
         chain = Chain(
             access=_hooks("access", then),
+            forward=_hooks("forward", reversed(plugins)),
             response=_hooks("response", reversed(plugins)),
             body=_hooks("body", reversed(plugins)),
             log=_hooks("log", plugins),

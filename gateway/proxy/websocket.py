@@ -108,7 +108,7 @@ class UpstreamSocket:
     async def _attempt(
         self, exchange: Exchange, upstream: UpstreamSpec, handshake: _Handshake, tried: set[str]
     ) -> None:
-        state = self._forwarder.balancer.pick(upstream, tried, exchange)
+        state = self._forwarder.balancer.pick(upstream.base or upstream, tried, exchange)
         tried.add(state.target.address)
         exchange.target = state.target.address
         exchange.tries += 1

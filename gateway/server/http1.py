@@ -27,7 +27,6 @@ from gateway.server.refusals import (
     RequestTimeout,
     TooManyConnections,
     TooManyFromAddress,
-    UpgradeRefused,
     closing_answer,
 )
 from gateway.server.scope import address, http_scope
@@ -43,11 +42,13 @@ READING_HEAD, READING_BODY, ANSWERING, SKIPPING, LINGERING, CLOSING = range(6)
 class Connection(Wire):
     __slots__ = (
         "_ahead", "_body", "_cycle", "_deadline_s", "_head", "_head_begun", "_lingered", "_origin", "_state",
-        "client", "listener", "server",
+        "certificate", "client", "listener", "scheme", "server",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, secure: bool = False) -> None:
         limits = listener.limits
+        self.scheme = "https" if secure else "http"
+        self.certificate = b""  # the client's, in DER
         super().__init__(listener.loop, limits.write_timeout_s, limits.min_answer_bytes_per_s)
         self.listener = listener
         self._state = READING_HEAD
@@ -66,6 +67,8 @@ class Connection(Wire):
         self._transport = cast(asyncio.Transport, transport)
         self.client = address(transport.get_extra_info("peername"))
         self.server = address(transport.get_extra_info("sockname"))
+        if self.scheme == "https":
+            self.certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
         listener, limits = self.listener, self.listener.limits
         listener.connections.add(self)
         if limits.max_connections_per_address and self.client is not None:
@@ -124,8 +127,6 @@ class Connection(Wire):
     def _begin(self, request: Head, rest: bytes) -> None:
         listener = self.listener
         if request.websocket and request.length == 0 and listener.upgrade is not None:
-            if listener.ssl_context is not None:
-                raise UpgradeRefused
             if listener.draining:
                 raise NotReady("This worker is ending. Connect again.")
             return listener.upgrade(self, request, rest)

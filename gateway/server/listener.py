@@ -30,7 +30,7 @@ _BACKLOG = 2048
 class Listener:
     """`on_refused(status, code, client)` hears of every answer the front made by itself. `upgrade`, if given, takes
     over connections that ask for a WebSocket; without it the request goes to the application as plain HTTP. `trusted`
-    are proxies: what comes from there is not counted by address."""
+    are proxies: what comes from there is not counted by address. `ssl_context` is for the sockets with TLS."""
 
     def __init__(
         self,
@@ -45,8 +45,7 @@ class Listener:
         self.application = application
         self.limits = limits
         self.upgrade = upgrade
-        self.ssl_context = ssl_context
-        self.scheme = "https" if ssl_context else "http"
+        self._ssl_context = ssl_context
         self.connections: set[Connection] = set()
         self.addresses = Addresses(trusted)
         self.upgraded = 0  # connections that became WebSockets: not ours any more, but counted as before
@@ -58,22 +57,19 @@ class Listener:
         self._sweeper: asyncio.TimerHandle | None = None
         self._settled: asyncio.Future[None] | None = None
 
-    async def start(self, sockets: Iterable[socket.socket]) -> None:
-        """Takes bound sockets, listening or not; closes them when it drains."""
+    async def start(self, sockets: Iterable[socket.socket], secure: Iterable[socket.socket] = ()) -> None:
+        """Takes bound sockets, listening or not, `secure` those for TLS; closes them when it drains."""
         self.loop = asyncio.get_running_loop()
         self._sweep()
         for sock in sockets:
-            _bound_unacknowledged(sock, self.limits.write_timeout_s)
-            create: Any = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
-            handshake_s = self.limits.head_timeout_s if self.ssl_context else None
-            server = await create(
-                lambda: Connection(self),
-                sock=sock,
-                ssl=self.ssl_context,
-                ssl_handshake_timeout=handshake_s,
-                backlog=_BACKLOG,
-            )
-            self._servers.append(server)
+            await self._listen(sock, {})
+        for sock in secure:
+            await self._listen(sock, {"ssl": self._ssl_context, "ssl_handshake_timeout": self.limits.head_timeout_s})
+
+    async def _listen(self, sock: socket.socket, tls: dict[str, Any]) -> None:
+        _bound_unacknowledged(sock, self.limits.write_timeout_s)
+        create: Any = self.loop.create_unix_server if sock.family == socket.AF_UNIX else self.loop.create_server
+        self._servers.append(await create(lambda: Connection(self, bool(tls)), sock=sock, backlog=_BACKLOG, **tls))
 
     def refused(self, error: GatewayError, client: Address | None) -> None:
         if self._on_refused is not None:

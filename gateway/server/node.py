@@ -14,6 +14,7 @@ from typing import IO, Literal
 from gateway.environment import ROOT, Environment
 from gateway.server.child import Program
 from gateway.server.supervisor import Supervisor
+from gateway.server.tls import TlsProblem, server_context
 
 BACKLOG = 2048
 
@@ -31,6 +32,7 @@ class Node:
         self.run_dir = environment.data_dir.absolute() / "run"
         self.metrics_dir = self.run_dir / f"metrics-{environment.role}"
         self.sockets: list[socket.socket] = []
+        self.secure_sockets: list[socket.socket] = []  # for TLS
         self._lock: IO[str] | None = None
 
     @property
@@ -48,6 +50,12 @@ class Node:
             self.sockets.append(bound(address, settings.admin_port, "GATEWAY_ADMIN_PORT"))
         else:
             self.sockets.append(bound(address, settings.port, "PORT"))
+            if settings.tls_port:
+                try:
+                    server_context(settings.tls_certificates, settings.tls_client_ca)
+                except TlsProblem as problem:
+                    raise CannotServe(str(problem)) from None
+                self.secure_sockets.append(bound(address, settings.tls_port, "GATEWAY_TLS_PORT"))
         if role == "proxy" and settings.status_port:
             self.sockets.append(bound("127.0.0.1", settings.status_port, "GATEWAY_STATUS_PORT"))
 
@@ -75,7 +83,7 @@ class Node:
         tick: Callable[[], None] | None = None,
     ) -> Supervisor:
         """`beside`: programs that must outlive the workers, as their upstreams do."""
-        for sock in self.sockets:
+        for sock in (*self.sockets, *self.secure_sockets):
             sock.listen(BACKLOG)
         shutil.rmtree(self.metrics_dir, ignore_errors=True)
         self.metrics_dir.mkdir(parents=True)
@@ -93,16 +101,16 @@ class Node:
 
     def close(self) -> None:
         """Or clients would go on queueing at a door that nobody opens any more."""
-        for sock in self.sockets:
+        for sock in (*self.sockets, *self.secure_sockets):
             sock.close()
 
     def _worker(self, index: int) -> Program:
-        fds = tuple(sock.fileno() for sock in self.sockets)
+        fds, secure_fds = (tuple(sock.fileno() for sock in some) for some in (self.sockets, self.secure_sockets))
         return Program(
             name=f"worker {index}",
-            command=worker_command(fds, self.app),
+            command=worker_command(fds, self.app, secure_fds),
             environment={**self._measured(), "GATEWAY_WORKER": str(index)},
-            fds=fds,
+            fds=fds + secure_fds,
             tells_ready=True,
         )
 
@@ -130,9 +138,11 @@ class Node:
             path.unlink(missing_ok=True)
 
 
-def worker_command(fds: tuple[int, ...], app: str = "") -> tuple[str, ...]:
+def worker_command(fds: tuple[int, ...], app: str = "", secure_fds: tuple[int, ...] = ()) -> tuple[str, ...]:
     # -P: a file named like one of our modules in the current directory must not replace it.
-    options = ("--app", app) if app else ()
+    options = ["--app", app] if app else []
+    for fd in secure_fds:
+        options += ["--tls", str(fd)]
     return (sys.executable, "-P", "-m", "gateway.server.worker", *options, *map(str, fds))
 
 

@@ -12,7 +12,6 @@ GatewayError                       status  code
 │   ├── TooManyFromAddress         429     too_many_from_address
 │   ├── HeadTooLarge               431     head_too_large
 │   ├── CodingUnknown              501     transfer_coding_unknown
-│   ├── UpgradeRefused             501     upgrade_not_supported      WebSocket inside TLS ended here
 │   └── VersionRefused             505     http_version_not_supported
 └── TooManyConnections             503     too_many_connections
 
@@ -29,7 +28,7 @@ from gateway.proxy.errors import BadPath, BadRequest, BodyTooLarge, GatewayError
 __all__ = [
     "BadPath", "BadRequest", "BodyTooLarge", "CodingUnknown", "ExpectationRefused", "GatewayError", "HeadTooLarge",
     "InternalError", "MethodRefused", "RequestTimeout", "TargetTooLong", "TooManyConnections", "TooManyFromAddress",
-    "UpgradeRefused", "VersionRefused", "closing_answer", "status_line",
+    "VersionRefused", "closing_answer", "status_line",
 ]  # fmt: skip
 
 
@@ -76,11 +75,6 @@ class HeadTooLarge(BadRequest):
 class CodingUnknown(BadRequest):
     status, code, title = 501, "transfer_coding_unknown", "Transfer coding not implemented"
     detail = "The only transfer coding accepted is 'chunked'."
-
-
-class UpgradeRefused(BadRequest):
-    status, code, title = 501, "upgrade_not_supported", "Upgrade not supported"
-    detail = "WebSockets are not served on a listener that ends TLS itself."
 
 
 class VersionRefused(BadRequest):

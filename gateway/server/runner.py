@@ -44,7 +44,7 @@ _OWN_DESCRIPTORS = 256
 
 
 class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
-    """`sockets` are bound; they are served by this process until it drains.
+    """`sockets` are bound, `secure_sockets` for TLS by `ssl_context`; they are served by this process until it drains.
 
     on_start   awaited before anything is accepted; if it raises, `run` raises the same
     on_drain   called when draining begins, before listening stops
@@ -58,6 +58,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
         application: Application,
         sockets: list[socket.socket],
         *,
+        secure_sockets: Sequence[socket.socket] = (),
         limits: Limits,
         ssl_context: ssl.SSLContext | None = None,
         trusted: Sequence[Network] = (),
@@ -71,7 +72,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
     ) -> None:
         super().__init__(application, endpoints=["our own"], signal_handlers=False, **daphne_options)
         self.endpoints: list[str] = []  # nothing for daphne to listen on
-        self.sockets = sockets
+        self.sockets, self.secure_sockets = sockets, secure_sockets
         self.listener = Listener(
             application, limits, on_refused=on_refused, upgrade=self._upgrade, ssl_context=ssl_context, trusted=trusted
         )
@@ -124,7 +125,7 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
     async def _live(self) -> None:
         try:
             if await self._started():
-                await self.listener.start(self.sockets)
+                await self.listener.start(self.sockets, self.secure_sockets)
                 await self._drain_wanted.wait()
                 await self._drain()
             if self._on_stop is not None:

@@ -15,12 +15,12 @@ Address = tuple[str, int | None]
 
 def http_scope(head: Head, connection: Connection, cycle: Cycle) -> Scope:
     """The extension saves the gateway a task that watches the client: see `Cycle`."""
-    return {
+    scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.version,
         "method": head.method,
-        "scheme": connection.listener.scheme,
+        "scheme": connection.scheme,
         "path": head.path,
         "raw_path": head.raw_path,
         "query_string": head.query,
@@ -30,15 +30,18 @@ def http_scope(head: Head, connection: Connection, cycle: Cycle) -> Scope:
         "server": connection.server,
         "extensions": {"hydragate.cycle": cycle},
     }
+    if connection.certificate:
+        scope["hydragate.certificate"] = connection.certificate
+    return scope
 
 
 def websocket_scope(head: Head, connection: Connection, flow: Flow) -> Scope:
     """Without `subprotocols`, which daphne reads. The extension is back-pressure, which daphne has none of."""
-    return {
+    scope: dict[str, Any] = {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.version,
-        "scheme": "ws",
+        "scheme": "wss" if connection.scheme == "https" else "ws",
         "path": head.path,
         "raw_path": head.raw_path,
         "query_string": head.query,
@@ -48,6 +51,9 @@ def websocket_scope(head: Head, connection: Connection, flow: Flow) -> Scope:
         "server": connection.server,
         "extensions": {"websocket.http.response": {}, "hydragate.flow": flow},
     }
+    if connection.certificate:
+        scope["hydragate.certificate"] = connection.certificate
+    return scope
 
 
 def address(name: Any) -> Address | None:

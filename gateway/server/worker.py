@@ -23,6 +23,7 @@ from gateway.server.limits import Limits
 from gateway.server.listener import OnRefused
 from gateway.server.recycling import Share, ask_for_recycling
 from gateway.server.runner import WorkerServer
+from gateway.server.tls import server_context
 
 GATEWAY = "gateway.asgi:application"
 LOOK_S = 0.5
@@ -48,6 +49,7 @@ class NothingToServe(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gateway.server.worker", description="One worker of a node.")
     parser.add_argument("--app", default=GATEWAY, help="ASGI application (default: %(default)s)")
+    parser.add_argument("--tls", type=int, action="append", default=[], metavar="FD", help="likewise, to serve TLS on")
     parser.add_argument("fds", nargs="+", type=int, metavar="FD", help="open descriptor of a bound socket")
     arguments = parser.parse_args()
 
@@ -76,6 +78,8 @@ def main() -> None:
     server = WorkerServer(
         application,
         [socket.socket(fileno=fd) for fd in arguments.fds],
+        secure_sockets=[socket.socket(fileno=fd) for fd in arguments.tls],
+        ssl_context=server_context(settings.tls_certificates, settings.tls_client_ca) if arguments.tls else None,
         limits=Limits.of(settings),
         on_start=start,
         on_drain=life.drain,

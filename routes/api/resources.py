@@ -14,7 +14,7 @@ from rest_framework.exceptions import NotFound
 
 from gateway.api.lists import Filter, Listing
 from keys.models import Consumer
-from routes import masking
+from routes import masking, selectors
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
 from routes.catalogue import fence, registry
 from routes.compile import config_problems, discovery_problems, tls_problems
@@ -182,7 +182,10 @@ class Upstreams(Resource[Upstream]):
 
     def blocked(self, row: Upstream) -> str:
         routes = list(RouteUpstream.objects.filter(upstream=row).values_list("route__name", flat=True)[:5])
-        return f"Routes lead to it: {', '.join(routes)}." if routes else ""
+        if routes:
+            return f"Routes lead to it: {', '.join(routes)}."
+        settings = selectors.settings_leading_to(row.name, registry())[:5]
+        return f"Plugin settings lead to it: {', '.join(str(setting) for setting in settings)}." if settings else ""
 
     def forget(self, row: Upstream, names: Names) -> None:
         names.upstreams.pop(row.name, None)

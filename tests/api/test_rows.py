@@ -201,3 +201,16 @@ def test_a_source_where_nothing_may_be_asked_is_refused_at_its_field(call, users
     for field, value in (("discovery_url", "http://169.254.169.254/x"), ("discovery_resolver", "[fe80::1]:53")):
         answer = call("PATCH", "/upstreams/users", {field: value})
         assert (answer.status_code, faults(answer)[0][0]) == (422, f"/{field}")
+
+
+def test_an_upstream_that_a_setting_leads_to_stays(call, users):
+    made(call, "/upstreams", {"name": "green", "targets": []})
+    config = {"blue": "users", "green": "green"}
+    made(call, "/plugin-settings", {"name": "traffic-split", "route": "users", "config": config})
+    answer = call("DELETE", "/upstreams/green")
+    assert (answer.status_code, faults(answer)) == (
+        409, [("", "Plugin settings lead to it: traffic-split route=users.")],
+    )  # fmt: skip
+    answer = call("PATCH", "/upstreams/green", {"name": "lawn"})
+    assert answer.status_code == 409
+    assert "There is no upstream 'green'." in faults(answer)[0][1]

@@ -58,6 +58,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "uses the same parameter name twice|is there twice",
         "the lower status stands first|At most is less than at first",  # compare two numbers
         "Nobody waits without a ceiling",
+        "Say what is to be purged",  # one of four lists
         "discovery is \\w+: give|[Dd]iscovery|hash_on is \\w+: name|Browsers take SameSite=None",  # compare fields
         "is no URL such as|A URL with a user and password|never sent; leave it out",
         "upstreams may not be there",  # an address behind the fence

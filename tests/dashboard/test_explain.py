@@ -47,7 +47,7 @@ def test_a_limit_says_whose_it_is_how_much_and_when_there_is_room(caller, who):
     assert said == f"{who} 100 per 60 s; this would have been number 101; room again at 10:42:07 UTC."
 
 
-@pytest.mark.parametrize("algorithm", ["sliding-window", "fixed-window", "token-bucket"])
+@pytest.mark.parametrize("algorithm", ["sliding-window", "fixed-window", "token-bucket", "leaky-bucket"])
 async def test_the_plugins_own_detail_is_understood(algorithm):
     config = RateLimitingConfig.model_validate(
         {"by": "key", "limits": [{"limit": 1, "window": "90s", "algorithm": algorithm}]}
@@ -58,8 +58,8 @@ async def test_the_plugins_own_detail_is_understood(algorithm):
 
         local = LocalCounters()
 
-        async def check(self, limits):
-            return self.local.check(limits, 1_000_000)
+        async def check(self, limits, cost=1):
+            return self.local.check(limits, 1_000_000, cost)
 
     resources = Resources(limiter=Counters(), credentials=None, caller=None, clock=lambda: 0.0, wall=lambda: 0.0)  # type: ignore[arg-type]
     plugin, exchange = RateLimiting(config, resources, setting_id=1), finished()

@@ -19,8 +19,11 @@ from dashboard.bars import bars
 from dashboard.fold import DAY_S, HOUR_S
 from dashboard.ranges import floor
 from dashboard.shipping import ship
+from gateway.plugins.periods import period
+from gateway.plugins.quota import counter_prefix as quota_prefix
 from gateway.plugins.rate_limiting import counter_prefix
 from gateway.proxy import limits
+from gateway.proxy.batcher import SCRIPT, script_arguments
 from gateway.proxy.limits import Limit
 from keys import secrets, services
 from keys.models import ApiKey, Consumer
@@ -198,7 +201,7 @@ def test_the_most_specific_limits_hold_and_say_what_is_left(ann, key):
     )
     (quota,) = quotas.quotas_of(ann.pk, key.pk)
     assert (quota.setting, str(quota), quota.left) == (own, "7 per hour", 7)
-    counter = counter_prefix(own.pk, Limit("sliding-window", 7, 3600)) + f"key:{key.pk}"
+    counter = counter_prefix(str(own.pk), Limit("sliding-window", 7, 3600)) + f"key:{key.pk}"
     script = (Path(limits.__file__).parent / "limits.lua").read_text()
     client = redis.Redis.from_url(settings.REDIS_URL)
     try:
@@ -219,6 +222,25 @@ def test_the_most_specific_limits_hold_and_say_what_is_left(ann, key):
     own.delete()
     (quota,) = quotas.quotas_of(ann.pk, key.pk)
     assert (quota.setting, quota.left) == (everywhere, None), "an address is counted, not the key"
+
+
+def test_quotas_of_the_calendar_stand_beside_them(ann, key):
+    PluginSetting.objects.create(name="rate-limiting", config={"minute": 100})
+    setting = PluginSetting.objects.create(name="quota", config={"month": 50, "by": "key"})
+    counter = f"{quota_prefix(setting.pk, period('month', timezone.now().timestamp()))}key:{key.pk}"
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.eval(SCRIPT, *script_arguments([[(counter, Limit("period", 50, 60.0))]], costs=[45]))
+        try:
+            found = [(str(quota), quota.counted, quota.left) for quota in quotas.quotas_of(ann.pk, key.pk)]
+        finally:
+            client.delete(counter)
+    assert found == [("50 per month", "per key", 5), ("100 per minute", "per consumer", 100)]
+
+
+def test_an_override_is_shown_in_the_place_of_the_rest(ann, key):
+    overrides = [{"consumer": "ann", "hour": 7}, {"consumer": "bob", "hour": 8}]
+    PluginSetting.objects.create(name="rate-limiting", config={"minute": 100, "overrides": overrides})
+    assert [str(quota) for quota in quotas.quotas_of(ann.pk, key.pk)] == ["7 per hour"]
 
 
 def test_without_redis_limits_are_shown_without_what_is_left(ann, key, settings):

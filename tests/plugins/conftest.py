@@ -40,14 +40,14 @@ class FakeLimiter:
         self.shared, self.local = LocalCounters(), LocalCounters()
         self.keys: list[str] = []
 
-    async def check(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
+    async def check(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> list[LimitState]:
         if self.down:
             raise RedisUnavailable
         self.keys += [key for key, _ in limits]
-        return self.shared.check(limits, int(self.clock() * 1000))
+        return self.shared.check(limits, int(self.clock() * 1000), cost)
 
-    def check_local(self, limits: Sequence[tuple[str, Limit]]) -> list[LimitState]:
-        return self.local.check(limits, int(self.clock() * 1000))
+    def check_local(self, limits: Sequence[tuple[str, Limit]], cost: int = 1) -> list[LimitState]:
+        return self.local.check(limits, int(self.clock() * 1000), cost)
 
 
 class FakeCredentials:

@@ -110,6 +110,17 @@ async def test_names_become_consumers_groups_and_fields(plugin_of, exchange_of, 
     assert headers.get(exchange.headers, FIELD) == rfc9440(anna)
 
 
+async def test_the_certificate_of_the_connection_goes_before_a_field(plugin_of, exchange_of) -> None:
+    der = ANNA.public_bytes(Encoding.DER)
+    for trusted in (True, False):
+        exchange = shown(exchange_of, rfc9440(certificate("bob")), certificate=der, trusted=trusted)
+        await plugin_of().access(exchange)
+        assert exchange.consumer == Consumer(0, "anna")
+        assert headers.get(exchange.headers, FIELD) is None
+    forged = certificate("anna", by="evil").public_bytes(Encoding.DER)
+    assert (await refusal(plugin_of(), exchange_of(certificate=forged))).code == "certificate_invalid"
+
+
 @pytest.mark.parametrize(("form", "value"), [
     ("rfc9440", rfc9440(ANNA)),
     ("url_encoded", quote(pem(ANNA), safe="").encode()),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.plugins import rate_limiting
 from gateway.plugins.registry import ConfigProblems
 from gateway.proxy import headers
 from gateway.proxy.errors import RedisUnavailable, Reject
@@ -150,8 +151,170 @@ async def test_status_and_sentence_can_be_chosen(make, exchange_of) -> None:
     assert (caught.value.status, caught.value.detail, caught.value.outcome) == (503, "Slow down.", "rate_limited")
 
 
+@pytest.mark.parametrize("algorithm", ["token-bucket", "leaky-bucket", "sliding-window", "fixed-window"])
 @pytest.mark.parametrize(
-    ("window", "seconds"), [("60s", 60), ("1m", 60), ("2h", 7200), ("1d", 86_400), ("30", 30), (5, 5), (1.5, 1.5)]
+    ("field", "seconds"),
+    [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400), ("month", 2_592_000), ("year", 31_536_000)],
+)
+async def test_kongs_windows_hold_with_every_algorithm(make, exchange_of, clock, algorithm, field, seconds) -> None:
+    clock.now_s -= clock.now_s % seconds
+    plugin = make("rate-limiting", {field: 2, "algorithm": algorithm})
+    assert [await passes(plugin, exchange_of()) for _ in range(3)] == [True, True, False]
+    clock.now_s += seconds / 2 - 0.001
+    assert not await passes(plugin, exchange_of())
+    clock.now_s += seconds / 2 + 0.002
+    assert await passes(plugin, exchange_of())
+
+
+async def test_a_leaky_bucket_may_let_those_who_pass_wait(make, exchange_of, clock, monkeypatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 6))
+
+    monkeypatch.setattr(rate_limiting.asyncio, "sleep", sleep)
+    bucket = {"limit": 10, "window": "1s", "algorithm": "leaky-bucket", "burst": 4, "delay": True}
+    plugin = make("rate-limiting", {"limits": [bucket, {"limit": 100, "window": "1m"}]})
+    assert [await passes(plugin, exchange_of()) for _ in range(5)] == [True] * 4 + [False]
+    assert slept == [0.1, 0.2, 0.3]
+    clock.now_s += 0.25
+    assert [await passes(plugin, exchange_of()) for _ in range(3)] == [True, True, False]
+    assert slept[3:] == [0.15, 0.25]
+    clock.now_s += 1
+    assert await passes(plugin, exchange_of())
+    assert len(slept) == 5
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_takes_what_it_costs_or_nothing(make, exchange_of) -> None:
+    plugin = make("rate-limiting", {"minute": 10, "cost": 4})
+    last = exchange_of()
+    assert [await passes(plugin, exchange) for exchange in (exchange_of(), exchange_of(), last)] == [True, True, False]
+    plugin.response(last)
+    assert headers.get(last.response_headers, b"x-ratelimit-remaining") == b"2"
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        ([b"3"], 7), ([b"0"], 9), ([], 8), ([b"-1"], 8), ([b"1.5"], 8), ([b"x"], 8), ([b"1", b"1"], 8),
+        ([b"5"], 5), ([b"6"], 5), ([b"99999999999"], 5),
+    ],
+)  # fmt: skip
+async def test_a_header_says_the_cost_within_bounds(make, exchange_of, values, left) -> None:
+    plugin = make("rate-limiting", {"minute": 10, "cost": 2, "cost_header": "X-Cost", "max_cost": 5})
+    exchange = exchange_of(headers=[(b"x-cost", value) for value in values])
+    await plugin.access(exchange)
+    plugin.response(exchange)
+    assert headers.get(exchange.response_headers, b"x-ratelimit-remaining") == str(left).encode()
+
+
+async def test_no_cost_is_more_than_the_smallest_limit_holds(make, exchange_of) -> None:
+    plugin = make("rate-limiting", {"minute": 10, "hour": 50, "cost_header": "X-Cost"})
+    costly = [(b"x-cost", b"1000")]
+    assert [await passes(plugin, exchange_of(headers=costly)) for _ in range(2)] == [True, False]
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+async def test_settings_of_one_name_count_together(make, exchange_of, limiter) -> None:
+    here = make("rate-limiting", {"minute": 2, "shared": "search"})
+    there = make("rate-limiting", {"minute": 2, "shared": "search"}, setting_id=8)
+    apart = make("rate-limiting", {"minute": 2}, setting_id=9)
+    answers = [await passes(plugin, exchange_of()) for plugin in (here, there, here, there, apart)]
+    assert answers == [True, True, False, False, True]
+    assert set(limiter.keys) == {"hg:rl:@search:s60000:ip:192.0.2.7", "hg:rl:9:s60000:ip:192.0.2.7"}
+
+
+async def test_a_shared_limit_by_route_counts_everybody_on_all_of_its_routes(make, exchange_of, limiter) -> None:
+    await make("rate-limiting", {"minute": 2, "shared": "all", "by": "route"}).access(exchange_of())
+    assert limiter.keys == ["hg:rl:@all:s60000:everybody"]
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+OVERRIDES = [
+    {"group": "beta", "minute": 2},
+    {"group": "gold", "minute": 3},
+    {"consumer": "alice", "minute": 4},
+    {"key_prefix": "hg_test_", "unlimited": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "passing"),
+    [
+        ({}, 4),  # a consumer's go before its groups'
+        ({"username": "carol"}, 2),  # the first group that fits
+        ({"username": "carol", "groups": frozenset({"gold"})}, 3),
+        ({"username": "carol", "groups": frozenset()}, 1),
+        ({"id": 0, "groups": frozenset()}, 1),  # a name only a token says
+    ],
+)
+async def test_some_callers_have_other_limits(make, exchange_of, alice, changes, passing) -> None:
+    plugin = make("rate-limiting", {"minute": 1, "overrides": OVERRIDES})
+    consumer = replace(alice.consumer, **changes)
+    answers = [
+        await passes(plugin, exchange_of(consumer=consumer, credential=replace(alice, consumer=consumer)))
+        for _ in range(6)
+    ]
+    assert answers == [True] * passing + [False] * (6 - passing)
+
+
+async def test_a_keys_override_goes_first_and_may_lift_all_limits(make, exchange_of, alice, limiter) -> None:
+    plugin = make("rate-limiting", {"minute": 1, "overrides": OVERRIDES})
+    testing = replace(alice, hint="hg_test_wxyz")
+    exchange = exchange_of(consumer=alice.consumer, credential=testing)
+    assert [await passes(plugin, exchange) for _ in range(9)] == [True] * 9
+    plugin.response(exchange)
+    assert exchange.response_headers == []
+    assert limiter.keys == []
+    token = replace(testing, kind="jwt")  # what looks like a key's beginning is not one
+    exchange = exchange_of(consumer=alice.consumer, credential=token)
+    assert [await passes(plugin, exchange) for _ in range(5)] == [True] * 4 + [False]
+    assert await passes(plugin, exchange_of())
+    assert not await passes(plugin, exchange_of())
+
+
+async def test_headers_tell_of_the_callers_own_limits(make, exchange_of, alice) -> None:
+    plugin = make("rate-limiting", {"minute": 1, "overrides": [{"consumer": "alice", "hour": 9}]})
+    exchange = exchange_of(consumer=alice.consumer, credential=alice)
+    await plugin.access(exchange)
+    plugin.response(exchange)
+    assert headers.get(exchange.response_headers, b"ratelimit-policy") == b'"9-per-3600s";q=9;w=3600'
+
+
+# --- dry run ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_dry_run_counts_and_tells_and_refuses_nobody(make, exchange_of) -> None:
+    plugin, first, second = make("rate-limiting", {"minute": 1, "dry_run": True}), exchange_of(), exchange_of()
+    for exchange in (first, second):
+        await plugin.access(exchange)
+        plugin.response(exchange)
+    assert [headers.get(e.response_headers, b"x-ratelimit-dry-run") for e in (first, second)] == [b"pass", b"refuse"]
+    assert headers.get(second.response_headers, b"retry-after") is None
+    assert headers.get(second.response_headers, b"x-ratelimit-remaining") == b"0"
+    assert first.detail == ""
+    assert re.fullmatch(
+        r"rate-limiting would refuse: ip:192\.0\.2\.7 is over 1 per 60 s \(sliding-window\), room again in \d+ s",
+        second.detail,
+    )
+
+
+async def test_a_dry_run_refuses_nobody_without_redis_either(make, exchange_of, limiter) -> None:
+    limiter.down = True
+    for on_error in ("deny", "allow", "local"):
+        plugin = make("rate-limiting", {"minute": 1, "dry_run": True, "on_error": on_error})
+        assert [await passes(plugin, exchange_of()) for _ in range(3)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("window", "seconds"),
+    [("60s", 60), ("1m", 60), ("2h", 7200), ("1d", 86_400), ("4w", 2_419_200), ("30", 30), (5, 5), (1.5, 1.5)],
 )
 def test_windows_can_be_written_for_people(registry, window, seconds) -> None:
     config = registry.validate("rate-limiting", {"limits": [{"limit": 1, "window": window}]})
@@ -166,7 +329,20 @@ def test_windows_can_be_written_for_people(registry, window, seconds) -> None:
         ({"minute": 1_000_001}, "minute"),
         ({"limits": [{"limit": 1, "window": "soon"}]}, "limits.0.window"),
         ({"limits": [{"limit": 1, "window": 0.5}]}, "limits.0.window"),
-        ({"limits": [{"limit": 1, "window": "32d"}]}, "limits.0.window"),
+        ({"limits": [{"limit": 1, "window": "367d"}]}, "limits.0.window"),
+        ({"limits": [{"limit": 1_000_000, "window": "366d", "algorithm": "leaky-bucket"}]}, "limits.0"),
+        ({"limits": [{"limit": 5, "window": 5, "delay": True}]}, "limits.0"),
+        ({"limits": [{"limit": 5, "window": "2m", "algorithm": "leaky-bucket", "delay": True}]}, "limits.0"),
+        ({"year": 1_000_000, "algorithm": "token-bucket"}, ""),
+        ({"minute": 5, "cost": 6}, ""),
+        ({"minute": 5, "max_cost": 6}, ""),
+        ({"minute": 5, "cost": 3, "overrides": [{"group": "g", "minute": 2}]}, ""),
+        ({"minute": 5, "overrides": [{"minute": 5}]}, "overrides.0"),
+        ({"minute": 5, "overrides": [{"group": "g", "consumer": "c", "minute": 5}]}, "overrides.0"),
+        ({"minute": 5, "overrides": [{"group": "g"}]}, "overrides.0"),
+        ({"minute": 5, "overrides": [{"group": "g", "unlimited": True, "day": 1}]}, "overrides.0"),
+        ({"minute": 5, "shared": "a:b"}, "shared"),
+        ({"limits": [{"limit": 5, "window": 5, "algorithm": "period"}]}, "limits.0.algorithm"),
         ({"limits": [{"limit": 1, "window": 1, "burst": 2}]}, "limits.0"),
         ({"limits": [{"limit": 1, "window": 60}], "minute": 1}, ""),
         ({"minute": 1, "by": "header"}, ""),

@@ -22,7 +22,7 @@ from gateway.proxy.batcher import Batcher
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.limits import Algorithm, Limit
 
-ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket")
+ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket", "leaky-bucket", "period")
 GENEROUS_S = 2.0  # for tests that are not about the deadline: a busy machine must not fail them
 
 
@@ -75,6 +75,13 @@ async def test_of_200_concurrent_checks_exactly_50_pass(algorithm: Algorithm, wo
         await asyncio.gather(*(batcher.aclose() for batcher in batchers))
     assert sum(state.allowed for (state,) in answers) == 50
     assert sorted(state.remaining for (state,) in answers) == [0] * 150 + list(range(50))
+
+
+async def test_costs_of_one_batch_are_each_requests_own(batcher: Batcher, key: str) -> None:
+    unit = [(key, Limit("leaky-bucket", 10, 3600.0))]
+    answers = await asyncio.gather(*(batcher.check(unit, cost) for cost in (4, 1, 6, 5, 1)))
+    assert [state.allowed for (state,) in answers] == [True, True, False, True, False]
+    assert [state.remaining for (state,) in answers] == [6, 5, 5, 0, 0]
 
 
 async def test_states_come_in_the_order_asked(batcher: Batcher, key: str) -> None:

@@ -14,11 +14,11 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from gateway.proxy.batcher import SCRIPT, script_arguments, states_of
-from gateway.proxy.limits import Algorithm, Limit, LimitState, LocalCounters
+from gateway.proxy.limits import BUCKETS, Algorithm, Limit, LimitState, LocalCounters
 
 T0 = 1_790_000_000_000  # ms, on the edge of a minute's window
 T0 -= T0 % 60_000
-ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket")
+ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket", "leaky-bucket")
 
 
 def run(limit: Limit, times_ms: Sequence[int]) -> list[LimitState]:
@@ -41,8 +41,9 @@ def test_a_fixed_window_is_free_again_at_its_end_and_starts_on_the_clock() -> No
     assert states[1].retry_after_s == 0.001
 
 
-def test_a_token_bucket_allows_its_burst_then_an_even_rate() -> None:
-    limit = Limit("token-bucket", 60, 60.0, burst=5)
+@pytest.mark.parametrize("algorithm", BUCKETS)
+def test_a_bucket_allows_its_burst_then_an_even_rate(algorithm: Algorithm) -> None:
+    limit = Limit(algorithm, 60, 60.0, burst=5)
     states = run(limit, [0, 0, 0, 0, 0, 0, 999, 1000, 1001])
     assert [state.allowed for state in states] == [True] * 5 + [False, False, True, False]
     assert states[5].retry_after_s == 1.0
@@ -94,7 +95,7 @@ def test_a_sliding_window_never_admits_more_than_its_limit_in_any_window(
 def test_retry_after_is_the_first_moment_with_room(
     algorithm: Algorithm, steps: list[int], limit: int, burst: int
 ) -> None:
-    rule = Limit(algorithm, limit, 2.0, burst if algorithm == "token-bucket" else 0)
+    rule = Limit(algorithm, limit, 2.0, burst if algorithm in BUCKETS else 0)
     counters, now_ms = LocalCounters(), T0
     for step in steps:
         now_ms += step
@@ -130,6 +131,40 @@ def test_a_clock_that_goes_back_gives_no_room(algorithm: Algorithm) -> None:
     assert [state.allowed for state in states] == [True, False, False]
 
 
+def test_a_larger_burst_is_there_at_once_in_a_leaky_bucket_and_fills_up_in_a_token_bucket() -> None:
+    rooms = []
+    for algorithm in BUCKETS:
+        counters = LocalCounters()
+        counters.check([("key", Limit(algorithm, 2, 60.0))], T0, 2)
+        rooms.append(counters.check([("key", Limit(algorithm, 2, 60.0, burst=6))], T0)[0].allowed)
+    assert dict(zip(BUCKETS, rooms, strict=True)) == {"token-bucket": False, "leaky-bucket": True}
+
+
+def test_a_period_ends_when_it_says_and_is_told_by_its_key() -> None:
+    counters = LocalCounters()
+    states = [counters.check([("key", Limit("period", 3, left_s))], T0, 2)[0] for left_s in (5.0, 4.0)]
+    assert states == [LimitState(True, 1, 5.0, 0.0), LimitState(False, 1, 4.0, 4.0)]
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "period"])
+def test_what_costs_more_than_a_limit_holds_never_passes(algorithm: Algorithm) -> None:
+    counters, limit = LocalCounters(), Limit(algorithm, 5, 60.0)
+    assert not counters.check([("key", limit)], T0, 6)[0].allowed
+    assert counters.check([("key", limit)], T0, 5)[0].allowed
+    assert not counters.check([("key", limit)], T0 + 59_000, 6)[0].allowed
+
+
+@pytest.mark.parametrize(
+    ("limit", "exact"),
+    [
+        (Limit("token-bucket", 1_000_000, 31 * 86_400), True), (Limit("leaky-bucket", 280_000, 366 * 86_400), True),
+        (Limit("leaky-bucket", 290_000, 366 * 86_400), False), (Limit("sliding-window", 1_000_000, 366 * 86_400), True),
+    ],
+)  # fmt: skip
+def test_a_bucket_is_exact_as_long_as_doubles_are(limit: Limit, exact: bool) -> None:
+    assert limit.exact == exact
+
+
 def test_local_counters_forget_the_key_used_longest_ago() -> None:
     counters, limit = LocalCounters(max_keys=2), Limit("fixed-window", 1, 60.0)
     for key in ("a", "b", "a", "c"):
@@ -150,31 +185,34 @@ async def server() -> AsyncIterator[redis.asyncio.Redis]:
 
 LIMITS = st.builds(
     Limit,
-    algorithm=st.sampled_from(ALGORITHMS),
+    algorithm=st.sampled_from([*ALGORITHMS, "period"]),
     limit=st.one_of(st.integers(1, 5), st.integers(1, 1_000_000)),
-    window_s=st.sampled_from([0.007, 1.0, 1.234, 60.0, 86_400.0, 31 * 86_400.0]),
+    window_s=st.sampled_from([0.007, 1.0, 1.234, 60.0, 86_400.0, 31 * 86_400.0, 366 * 86_400.0]),
     burst=st.one_of(st.just(0), st.integers(1, 6), st.integers(1, 1_000_000)),
-)
+).filter(lambda limit: limit.exact)
+COSTS = st.one_of(st.just(1), st.integers(1, 7), st.integers(1, 1_000_000))
 STEPS = st.one_of(st.integers(-50, 400), st.integers(0, 120_000), st.integers(0, 40 * 86_400_000))
 
 
 @given(
     limits=st.lists(LIMITS, min_size=1, max_size=4),
     calls=st.lists(
-        st.tuples(STEPS, st.lists(st.sets(st.integers(0, 3), min_size=1), min_size=1, max_size=5)), max_size=12
+        st.tuples(STEPS, st.lists(st.tuples(st.sets(st.integers(0, 3), min_size=1), COSTS), min_size=1, max_size=5)),
+        max_size=12,
     ),
 )
 @profile(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_the_script_and_the_functions_give_equal_numbers(
-    server: redis.asyncio.Redis, limits: list[Limit], calls: list[tuple[int, list[set[int]]]]
+    server: redis.asyncio.Redis, limits: list[Limit], calls: list[tuple[int, list[tuple[set[int], int]]]]
 ) -> None:
     """Batches of units over shared keys, with a clock that jumps both ways."""
     prefix, counters, now_ms = f"hg:rl:test:{uuid.uuid4().hex}:", LocalCounters(), T0
     for step, batch in calls:
         now_ms += step
-        units = [[(f"{prefix}{i}", limits[i % len(limits)]) for i in sorted(unit)] for unit in batch]
-        expected = [counters.check(unit, now_ms) for unit in units]
-        reply = await server.eval(SCRIPT, *script_arguments(units, now_ms))
+        units = [[(f"{prefix}{i}", limits[i % len(limits)]) for i in sorted(unit)] for unit, _ in batch]
+        costs = [cost for _, cost in batch]
+        expected = [counters.check(unit, now_ms, cost) for unit, cost in zip(units, costs, strict=True)]
+        reply = await server.eval(SCRIPT, *script_arguments(units, now_ms, costs))
         assert states_of(units, reply) == expected
 
 

@@ -39,6 +39,8 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
         {"minute": 100, "by": "ip", "error_code": 503},
         {"limits": [{"limit": 5, "window": "1m"}, {"limit": 9, "window": 60, "algorithm": "token-bucket", "burst": 2}]},
         {"limits": [{"limit": 5, "window": 1.5}], "second": None, "error_message": ""},
+        {"month": 9, "algorithm": "leaky-bucket", "shared": "s", "cost": 2, "cost_header": "x-cost", "max_cost": 5,
+         "overrides": [{"consumer": "a", "day": 9}, {"key_prefix": "hg_", "unlimited": True}], "dry_run": True},
     ],
     "request-validation": [
         {"body_schema": '{"type": "object"}', "parameter_schema": [{"in": "query", "name": "a", "schema": "{}"}]},
@@ -75,6 +77,27 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "concurrency-limiting": [
         {"max_in_flight": 5, "by": "ip", "error_code": 503, "error_message": "Busy.", "retry_after_s": 2},
+    ],
+    "traffic-split": [
+        {"weights": [{"upstream": "a", "weight": 5}], "sticky": "cookie", "sticky_name": "sid",
+         "pins": [{"upstream": "b", "header": "x-a", "value": "1"}]},
+        {"canary": "b", "from_percent": 1.5, "to_percent": 50, "start": "2026-01-01T00:00:00Z", "duration": "2h"},
+        {"blue": "a", "green": "b", "active": "green"},
+    ],
+    "mirror": [{"upstream": "a", "percent": 0.5, "max_body_bytes": 0, "timeout_ms": 10, "concurrency": 1, "queue": 0}],
+    "upstream-timeout": [
+        {"connect_timeout_ms": 5, "total_timeout_ms": 0}, {"first_byte_timeout_ms": None, "idle_timeout_ms": 9},
+    ],
+    "upstream-retry": [
+        {"retries": 3, "retry_statuses": [502, 503], "retry_on_timeout": True, "retry_all_methods": True,
+         "retry_backoff_ms": 0, "retry_body_bytes": 10, "retry_budget_percent": 50, "methods": ["GET"]},
+    ],
+    "quota": [{"day": 5, "month": 100, "reset_day": 15, "by": "key", "on_error": "deny", "error_message": "No."}],
+    "bandwidth-limiting": [{"bytes_per_second": 5000, "burst_bytes": 10, "by": "consumer"}],
+    "response-cache": [
+        {"strategy": "memory", "response_code": [200, 404], "request_method": ["GET"], "vary_headers": ["X-Tenant"],
+         "content_type": ["text/*"], "by_consumer": True},
+        {"cache_ttl": 30, "coalesce": False, "vary_query_params": ["a"]},
     ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
@@ -133,13 +156,15 @@ def test_every_field_has_a_widget_of_its_own_and_a_help_text(name):
 def test_kinds_and_bounds_come_from_the_schema():
     fields = {field.name: field for field in fields_of(REGISTRY["rate-limiting"].Config)}
     assert {name: field.kind for name, field in fields.items()} == {
-        "limits": "rows", "second": "number", "minute": "number", "hour": "number", "day": "number", "by": "choice",
-        "header_name": "text", "on_error": "choice", "hide_client_headers": "switch", "error_code": "number",
+        "second": "number", "minute": "number", "hour": "number", "day": "number", "month": "number",
+        "year": "number", "limits": "rows", "algorithm": "choice", "by": "choice", "header_name": "text",
+        "shared": "text", "overrides": "rows", "cost": "number", "cost_header": "text", "max_cost": "number",
+        "dry_run": "switch", "on_error": "choice", "hide_client_headers": "switch", "error_code": "number",
         "error_message": "text",
     }  # fmt: skip
     assert (fields["error_code"].low, fields["error_code"].high, fields["error_code"].default) == (400, 599, 429)
     assert fields["by"].choices == ("consumer", "key", "ip", "header", "route")
-    assert [field.name for field in fields["limits"].fields] == ["limit", "window", "algorithm", "burst"]
+    assert [field.name for field in fields["limits"].fields] == ["limit", "window", "algorithm", "burst", "delay"]
     assert fields["limits"].fields[0].required
 
 
@@ -295,7 +320,7 @@ def test_every_error_stands_at_its_field_also_inline(client):  # noqa: F811
     assert errors(page) == {"plugin_settings-0-config": ["See the fields above."]}
     widget = page.context["inline_admin_formsets"][1].formset.forms[0].fields["config"].widget
     assert widget.errors == {
-        "limits.0.window": ["Write a window as seconds or like '90s', '1m', '2h', '1d'."],
+        "limits.0.window": ["Write a window as seconds or like '90s', '1m', '2h', '1d', '4w'."],
         "error_code": ["Input should be greater than or equal to 400."],
     }
     html = page.content.decode()

@@ -105,7 +105,7 @@ async def front(app: Any, sock: socket.socket | None = None, ssl: Any = None, **
         on_refused=lambda status, code, client: refusals.append((status, code)),
         ssl_context=ssl,
     )
-    await listener.start([sock])
+    await listener.start(*([], [sock]) if ssl else ([sock],))
     running = Front(listener, sock.getsockname(), refusals)
     try:
         yield running

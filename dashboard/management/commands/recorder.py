@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from dashboard.reconcile import Keeper
 from dashboard.recorder import Recorder
 from dashboard.spool import AlreadyRunning, Spool
 from dashboard.watcher import Watcher
@@ -30,7 +31,8 @@ class Command(BaseCommand):
         os.nice(BEHIND_WORKERS)
         environment = settings.ENVIRONMENT
         spool, watcher = Spool(spool_dir(environment.data_dir)), Watcher(environment.data_dir, environment.fence)
-        recorder = Recorder(spool, environment.node, environment.usage_retention_days, watcher)
+        keeper = Keeper(settings.REDIS_URL)
+        recorder = Recorder(spool, environment.node, environment.usage_retention_days, watcher, keeper)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
