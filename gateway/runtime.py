@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any
@@ -78,7 +78,7 @@ class Runtime:
         self.error = ""  # why the newest configuration is not served, if so
         self._plugin_files = files_of(environment.plugin_dir)
         self._candidate: Registry | None = None  # changed plugins that do not fit the version that is served
-        self.registry, problems = Registry.load_sound(environment.plugins, environment.plugin_dir)
+        self.registry, problems = Registry.load_sound(environment.plugins, environment.plugin_dir, late=True)
         self._unsound, self._misfit = problems, ""  # why what stands in files of plugins is not what runs, if so
         if problems:
             logger.error("plugins that cannot be used: %s", self.plugin_error)
@@ -241,7 +241,8 @@ class Runtime:
         if files == self._plugin_files:
             return
         paths, table = self.environment.plugins, self.pipeline.table
-        registry, problems = await asyncio.to_thread(Registry.load_sound, paths, directory, self.registry)
+        load = partial(Registry.load_sound, paths, directory, self.registry, late=True)
+        registry, problems = await asyncio.to_thread(load)
         document = None
         if table is not None and table.version:
             document = await self.database.run(selectors.document_of, table.version)

@@ -159,7 +159,6 @@ def _places(entry: RouteEntry) -> Iterator[object]:
 
 
 def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
-    identified = max((registry.position(name) for name in registry.names if registry[name].identifies), default=-1)
     seen: set[str] = set()
     for index, entry in reading.plugins.items():
         row = ("plugins", entry.key)
@@ -169,14 +168,14 @@ def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
         for kind, name in (("route", entry.route), ("upstream", entry.upstream)):
             if name and name not in reading.named[f"{kind}s"]:
                 yield _at("plugins", index, row, (kind,), f"There is no {kind} '{name}'.")
-        early = entry.enabled and entry.name in registry and registry.position(entry.name) <= identified
+        early = entry.enabled and entry.name in registry and registry.position(entry.name) <= registry.identified
         if early and "groups" in entry.when:
             message = f"{entry.name} runs before the consumer is known, so it cannot differ by groups."
             yield _at("plugins", index, row, ("when",), message)
         if entry.enabled and entry.consumer and entry.name in registry:
-            if identified < 0:
+            if registry.identified < 0:
                 yield _at("plugins", index, row, ("consumer",), "No plugin here finds out who the consumer is.")
-            elif registry.position(entry.name) <= identified:
+            elif registry.position(entry.name) <= registry.identified:
                 message = f"{entry.name} runs before the consumer is known, so it cannot differ by consumer."
                 yield _at("plugins", index, row, ("consumer",), message)
 

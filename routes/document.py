@@ -383,6 +383,9 @@ class When(Part):
             raise ValueError(" ".join(faults)) from None
 
 
+Conditional = Annotated[dict[str, JsonValue], AfterValidator(When.normal), WithJsonSchema(syntax.WHEN_SCHEMA)]
+
+
 class PluginFields(Part):
     name: str = Field(min_length=1, max_length=100)
     """The plugin's."""
@@ -390,7 +393,7 @@ class PluginFields(Part):
     """Off: as if it were not there; not checked either."""
     config: Annotated[dict[str, JsonValue], AfterValidator(syntax.config)] = {}
     """The plugin's own settings; left out: its defaults."""
-    when: Annotated[dict[str, JsonValue], AfterValidator(When.normal), WithJsonSchema(syntax.WHEN_SCHEMA)] = {}
+    when: Conditional = {}
     """Requests it is for: `methods`, `headers` (name → RE2 pattern), the caller's `groups`, `networks`, `paths`. All
     that is given has to hold, of a list any. Empty: for every request."""
 

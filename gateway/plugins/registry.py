@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,6 +27,11 @@ from pydantic import ValidationError
 from gateway.plugins.base import Plugin, PluginConfig
 
 ENTRY_POINTS = "hydragate.plugins"
+OURS = "gateway.plugins."
+#: Of ours, those that say who calls: asked before they are loaded.
+IDENTIFYING = frozenset({
+    "key-auth", "basic-auth", "jwt", "oauth2-introspection", "mtls-auth", "openid-connect", "hmac-auth", "forward-auth",
+})  # fmt: skip
 
 
 class RegistryProblems(Exception):
@@ -44,11 +50,31 @@ class ConfigProblems(ValueError):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """One of our own that is not loaded yet. Its module has its name."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return self.path.split(".")[-2].replace("_", "-")
+
+    @property
+    def identifies(self) -> bool:
+        return self.name in IDENTIFYING
+
+    def load(self) -> type[Plugin]:
+        module, _, name = self.path.rpartition(".")
+        found: type[Plugin] = getattr(importlib.import_module(module), name)
+        return found
+
+
 class Registry(Mapping[str, type[Plugin]]):
     """Plugin classes by name, in the order they run. Never changes: another set of plugins is another registry."""
 
-    def __init__(self, classes: Iterable[type[Plugin]]) -> None:
-        self._classes: dict[str, type[Plugin]] = {}
+    def __init__(self, classes: Iterable[type[Plugin] | Late]) -> None:
+        self._classes: dict[str, type[Plugin] | Late] = {}
         problems = [
             f"Two plugins are called '{cls.name}': {_path(other)} and {_path(cls)}."
             for cls in classes
@@ -58,6 +84,10 @@ class Registry(Mapping[str, type[Plugin]]):
             raise RegistryProblems(problems)
         self.names = tuple(self._classes)
         self._positions = {name: position for position, name in enumerate(self.names)}
+        #: Where the last one stands that says who calls; -1: there is none.
+        self.identified = max(
+            (self._positions[name] for name, cls in self._classes.items() if cls.identifies), default=-1
+        )
 
     @classmethod
     def load(cls, paths: Iterable[str], plugin_dir: Path | None = None) -> Registry:
@@ -69,13 +99,14 @@ class Registry(Mapping[str, type[Plugin]]):
 
     @classmethod
     def load_sound(
-        cls, paths: Iterable[str], plugin_dir: Path | None = None, before: Registry | None = None
+        cls, paths: Iterable[str], plugin_dir: Path | None = None, before: Registry | None = None, *, late: bool = False
     ) -> tuple[Registry, list[str]]:
         """Imports everything; what can be used, and what is wrong with the rest.
 
-        `before`: whose plugins of a file stay where the file cannot be imported any more.
+        `before`: whose plugins of a file stay where the file cannot be imported any more. `late`: our own are imported
+        when they are first asked for, since most configurations use few of them.
         """
-        loader = _Loader(before or {})
+        loader = _Loader([] if before is None else [*before._classes.values()], late)
         for path in paths:
             loader.take_path(path)
         for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
@@ -90,7 +121,10 @@ class Registry(Mapping[str, type[Plugin]]):
             return cls(sound), loader.problems + error.problems
 
     def __getitem__(self, name: str) -> type[Plugin]:
-        return self._classes[name]
+        found = self._classes[name]
+        if isinstance(found, Late):
+            found = self._classes[name] = found.load()
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)
@@ -104,7 +138,7 @@ class Registry(Mapping[str, type[Plugin]]):
 
     def validate(self, name: str, config: object) -> PluginConfig:
         """Text from outside becomes a Config. Raises ConfigProblems with every problem."""
-        plugin = self._classes.get(name)
+        plugin = self.get(name)
         if plugin is None:
             raise ConfigProblems([("", f"There is no plugin '{name}'. There are: {', '.join(self.names)}.")])
         if not isinstance(config, Mapping):
@@ -125,21 +159,24 @@ class Registry(Mapping[str, type[Plugin]]):
 
     def schema(self, name: str) -> dict[str, Any]:
         """JSON Schema of what `validate` accepts."""
-        return self._classes[name].Config.model_json_schema(mode="validation")
+        return self[name].Config.model_json_schema(mode="validation")
 
 
 class _Loader:
     """Collects classes and problems; a problem never stops the search for the next."""
 
-    def __init__(self, before: Mapping[str, type[Plugin]]) -> None:
-        self._before = before
-        self.classes: list[type[Plugin]] = []
+    def __init__(self, before: Iterable[type[Plugin] | Late], late: bool) -> None:
+        self._before, self._late = before, late
+        self.classes: list[type[Plugin] | Late] = []
         self.problems: list[str] = []
 
     def take_path(self, path: str) -> None:
         module_name, _, class_name = path.rpartition(".")
         if not module_name:
             self.problems.append(f"GATEWAY_PLUGINS: '{path}' is no dotted path such as 'package.module.Class'.")
+            return
+        if self._late and module_name.startswith(OURS):
+            self.classes.append(Late(path))
             return
         module = self._imported(f"GATEWAY_PLUGINS: '{path}'", lambda: importlib.import_module(module_name))
         if module is None:
@@ -167,7 +204,7 @@ class _Loader:
     def _take_file(self, file: Path) -> None:
         module = self._imported(str(file), lambda: module_of(file))
         if module is None:
-            self.classes += [cls for cls in self._before.values() if cls.__module__ == _module_name(file)]
+            self.classes += [cls for cls in self._before if cls.__module__ == _module_name(file)]
             return
         found = plugins_in(module)
         if not found:
@@ -234,8 +271,8 @@ def _module_name(file: Path) -> str:
     return f"hydragate_plugins.{file.stem}"
 
 
-def _path(cls: type[Plugin]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _path(cls: type[Plugin] | Late) -> str:
+    return cls.path if isinstance(cls, Late) else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:

@@ -161,8 +161,7 @@ class _Compiler:
         self.plugins = {setting.id: _plugin(setting, registry, resources) for setting in snapshot.plugins}
         self.batches = resources.batches
         self.collectors: dict[Plugin | Conditional, LogHook] = {}
-        identifying = [position for position, name in enumerate(registry.names) if registry[name].identifies]
-        self.identify_names = frozenset(registry.names[: max(identifying, default=-1) + 1])
+        self.identify_names = frozenset(registry.names[: registry.identified + 1])
 
     def route(self, route: RouteSpec) -> CompiledRoute:
         branches = []

@@ -170,8 +170,8 @@ async def test_who_does_not_listen_is_cut_off(clients: Clients, chat: Chat, api:
     (item,) = await until(lambda: listed(api, route="open")["items"])
     socket.transport.pause_reading()
     assert api.post(f"/websockets/{item['id']}/close", json={}).status_code == 200
-    await until(lambda: not listed(api)["count"], 5.0)
-    await until(lambda: "deaf" in chat.ended, 5.0)
+    await until(lambda: not listed(api)["count"], 15.0)
+    await until(lambda: "deaf" in chat.ended, 15.0)  # it pours, and so does not hear us either: that takes five seconds
 
 
 async def test_a_worker_that_hangs_is_named_and_waited_for_half_a_second(

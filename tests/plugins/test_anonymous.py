@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import time
 from base64 import b64encode, urlsafe_b64encode
 from email.utils import formatdate
 from hmac import digest
@@ -16,6 +15,7 @@ import pytest
 from gateway.plugins.passwords import hashed
 from gateway.proxy.errors import CredentialsUnavailable, Reject
 from gateway.proxy.exchange import Consumer, Credential
+from tests.plugins.signing import NOW_S
 
 SECRET = "sixteen-bytes-at-least-and-32-are-better"
 WORD = "correct horse"
@@ -35,7 +35,7 @@ def stored() -> str:
 
 @pytest.fixture(autouse=True)
 def _known(credentials, alice, clock, stored: str) -> None:
-    clock.now_s = time.time()
+    clock.now_s = NOW_S
     credentials.consumers["username", "guest"] = Consumer(20, "guest")
     credentials.known[hashlib.sha256(b"hg_live_secret").digest()] = alice
     credentials.logins["anna"] = Credential("basic", 4, "anna", Consumer(12, "anna-corp"), proof=stored)
@@ -45,13 +45,13 @@ def signed(role: str = "") -> list[tuple[bytes, bytes]]:
     def part(value: Any) -> bytes:
         return urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
 
-    text = part({"alg": "HS256"}) + b"." + part({"sub": "anna", "exp": int(time.time()) + 60, "role": role})
+    text = part({"alg": "HS256"}) + b"." + part({"sub": "anna", "exp": NOW_S + 60, "role": role})
     mac = urlsafe_b64encode(digest(SECRET.encode(), text, "sha256")).rstrip(b"=")
     return [(b"authorization", b"Bearer " + text + b"." + mac)]
 
 
 def by_hmac() -> list[tuple[bytes, bytes]]:
-    date = formatdate(usegmt=True)
+    date = formatdate(NOW_S, usegmt=True)
     mac = b64encode(digest(SECRET.encode(), f"date: {date}\nGET / HTTP/1.1".encode(), "sha256")).decode()
     said = f'hmac username="anna", algorithm="hmac-sha256", headers="date request-line", signature="{mac}"'
     return [(b"date", date.encode()), (b"authorization", said.encode())]
