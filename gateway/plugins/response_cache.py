@@ -361,15 +361,18 @@ class ResponseCache(Plugin):
         age_s = freshness.initial_age(told, asked.requested_s, received_s)
         try:
             terms = freshness.terms(kept.status, fields, self._rules, received_s, authorised=asked.known)
-        except NotKept:
-            terms, age_s = Terms(0, validate=True), 0.0  # for this client alone
-            self._store.drop(asked.key)
+            if freshness.names(fields) != kept.varied:
+                raise NotKept("vary")
+            keeps = True
+        except NotKept as reason:
+            terms, age_s, keeps = Terms(0, validate=True), 0.0, False  # for this client alone
+            self._replaced(asked, reason)
         fields = [pair for pair in fields if pair[0] not in answers.NOT_KEPT and pair[0] not in terms.hidden]
         entry = Entry(
             kept.status, fields, kept.body, terms, asked.requested_s, received_s, age_s, kept.varied, kept.selected,
             kept.authority, kept.target, answers.tags_of(told) or kept.tags, kept.route,
         )  # fmt: skip
-        if not terms.validate or terms.lifetime_s or freshness.validators(fields):
+        if keeps:
             self._keep(asked, entry)
         asked.land(entry)
         await _discard(exchange)
@@ -377,6 +380,11 @@ class ResponseCache(Plugin):
         said = b"fwd=" + asked.why + b"; fwd-status=304; ttl=%d" % (terms.lifetime_s - age_s)
         _put(exchange, self._answer(exchange, asked.fields, entry, said))
         return True
+
+    def _replaced(self, asked: Asked, reason: NotKept) -> None:
+        """By an answer that may not be kept. What one caller alone was told says nothing about the others' answer."""
+        if str(reason) != "authorization":
+            self._store.drop(asked.key)
 
     async def _take(self, exchange: Exchange, asked: Asked) -> None:
         """A whole answer of the upstream: kept if it may be."""
@@ -392,8 +400,8 @@ class ResponseCache(Plugin):
         except NotKept as reason:
             asked.land(ALONE)
             self._set_apart(asked.key)
-            if asked.entry is not None and exchange.status < 500:  # it was replaced
-                self._store.drop(asked.key)
+            if asked.entry is not None and exchange.status < 500:
+                self._replaced(asked, reason)
             self._tell(exchange, said[4:], str(reason).encode())
             return
         body = exchange.answer_body

@@ -252,6 +252,21 @@ STORIES: dict[str, list[Step]] = {
         (11, "GET", "200 | cache-control: private, max-age=99", "200 #2"),
         (0, "GET", "200", "200 #3", "-if-none-match"),
     ],
+    "a 304 that is not for all ends what was kept": [
+        (0, "GET", TAGGED, "200 #1"),
+        (11, "GET", f"304 | {ETAG} | cache-control: private, max-age=99", "200 #1"),
+        (0, "GET", "200", "200 #3", "-if-none-match"),
+    ],
+    "a 304 by which it varies otherwise ends it, too": [
+        (0, "GET", TAGGED, "200 #1"),
+        (11, "GET", f"304 | {ETAG} | vary: accept", "200 #1"),
+        (0, "GET", "200", "200 #3", "-if-none-match"),
+    ],
+    "what one caller was told leaves the others' answer alone": [
+        (0, "GET", TAGGED, "200 #1"),
+        (1, "GET | authorization: a | cache-control: no-cache", f"304 | {ETAG}", "200 #1"),
+        (1, "GET", None, "200 #1 | age: 2"),
+    ],
     "no-cache is asked about each time": [
         (0, "GET", f"200 | cache-control: no-cache | {ETAG}", "200 #1"),
         (0, "GET", f"304 | {ETAG}", "200 #1", 'if-none-match: "a"'),
