@@ -90,6 +90,7 @@ SAMPLES: dict[str, Sample] = {
         BODY,
     ),
     "fault-injection": Sample({"abort": {"status": 503, "percentage": 100}, "trigger": "X-Fail"}),
+    "response-cache": Sample({}, answer=BODY),
     "request-transformer": Sample({"set": {"headers": ["X-Way: $(request.method)"]}, "remove": {"headers": ["X-A"]}}),
     "body-transformer": Sample({"request": {"set": [{"at": "/way", "value": "$(request.method)"}]}}, JSON, BODY),
     "request-termination": Sample({"status_code": 200, "body": "{}"}),
@@ -102,6 +103,9 @@ SAMPLES: dict[str, Sample] = {
 UNMEASURED = {
     "oauth2-introspection": "calls out",
     "forward-auth": "calls out",
+    "basic-auth": "a password seen before costs what key-auth does",
+    "http-log": "after the answer",
+    "file-log": "after the answer",
     "opa": "calls out",
     "mtls-auth": "a certificate seen before costs what key-auth does",
     "openid-connect": "calls out; a session costs what opening its cookie does",
@@ -123,6 +127,9 @@ class _Memory:
         return self._counters.check(limits, int(time.time() * 1000), cost)
 
     def find_key(self, digest: bytes) -> Credential | Refusal:
+        return ANNA
+
+    def find_login(self, username: str) -> Credential | Refusal:
         return ANNA
 
     def find_consumer(self, by: str, value: str) -> Credential | Refusal:

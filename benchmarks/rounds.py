@@ -95,11 +95,13 @@ def found(case: Case, peers: list[str], stage: Stage, absent: dict[str, str]) ->
     ours = stage.ours
     own = ours.prepare(case, stage.upstream_port)
     contenders = [Contender(NAME, case, ours.command, own)]
-    if case.routes > 1:
+    if case.routes > 1 or case.cached:
         plain = CASES["plain"]
         contenders.append(Contender(PLAIN_OF_OURS, plain, ours.command, ours.prepare(plain, stage.upstream_port)))
     if case.at_share:
         contenders.append(Contender(NO_GATEWAY, case, None, {}))
+    if case.cached:
+        return contenders
     if case.alone:
         return [*contenders, Contender(TWO_WORKERS, replace(case, workers=2), ours.command, own)]
     for peer in peers:

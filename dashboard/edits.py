@@ -8,7 +8,6 @@ from collections.abc import Callable
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 
-from gateway.plugins.registry import RegistryProblems
 from routes import services
 from routes.models import ConfigVersion
 from routes.problems import CompileError
@@ -22,7 +21,7 @@ def edit(request: HttpRequest, comment: str, write: Callable[[], None]) -> bool:
     try:
         with services.change(author=request.user, source=SOURCE, comment=comment) as change:
             write()
-    except (CompileError, RegistryProblems) as error:
+    except CompileError as error:
         _refused(request, "Nothing was changed.", error)
         return False
     tell(request, change)
@@ -33,7 +32,7 @@ def publish(request: HttpRequest, write: Callable[[], ConfigVersion]) -> bool:
     """Publish or roll back."""
     try:
         version = write()
-    except (CompileError, RegistryProblems) as error:
+    except CompileError as error:
         _refused(request, "Nothing was published.", error)
         return False
     announce(request, version.number)
@@ -47,6 +46,6 @@ def toasts(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     return response
 
 
-def _refused(request: HttpRequest, words: str, error: CompileError | RegistryProblems) -> None:
+def _refused(request: HttpRequest, words: str, error: CompileError) -> None:
     for problem in error.problems:
         messages.error(request, f"{words} {problem}")

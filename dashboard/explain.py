@@ -29,10 +29,12 @@ _PLAIN = {
     "key_invalid": "The request had a key, but no such key exists.",
     "key_expired": "The request's key has expired.",
     "key_revoked": "The request's key has been revoked.",
-    "consumer_disabled": "The key was right, but its owner is switched off.",
+    "consumer_disabled": "The credentials were right, but its owner is switched off.",
     "token_missing": "The route asks for a token.",
     "token_invalid": "The request had a token that does not count here.",
     "token_expired": "The request's token has expired.",
+    "credentials_missing": "The route asks for a username and password.",
+    "credentials_invalid": "The request had a wrong username or password.",
     "rejected": "A plugin refused the request.",
     "plugin_failed": "A plugin failed, so the request was not forwarded. The gateway's log has the reason.",
     "redis_unavailable": "The counters in Redis could not be reached, and the route is set to refuse then.",
@@ -145,8 +147,8 @@ def _caller(counted: str, row: Any, names: Names) -> str:
         return f"Consumer {names.consumers.get(number, number)} may send"
     if kind == "route" and number is not None:
         return f"Route {names.routes.get(number, number)} takes"
-    if kind in ("jwt", "oauth2", "oidc", "mtls", "hmac"):
-        proof = {"hmac": "signature", "mtls": "certificate"}.get(kind, "token")
+    if kind in ("jwt", "oauth2", "oidc", "mtls", "hmac", "basic"):
+        proof = {"hmac": "signature", "mtls": "certificate", "basic": "username"}.get(kind, "token")
         return f"The caller that the {proof} names may send"
     return "The value of the header allows" if kind == "header" else f"Address {id_} may send"
 

@@ -45,6 +45,21 @@ class Step:
         return tuple(setting.id for setting in (self.setting, *self.beats, *self.others))
 
     @property
+    def when(self) -> str:
+        """Which requests it is for, in words; empty: for every request."""
+        when = self.setting.when
+        if when is None:
+            return ""
+        said = {
+            "method": " or ".join(sorted(when.methods)),
+            "header": " and ".join(f"{name}: {pattern}" if pattern else name for name, pattern in when.headers),
+            "group": " or ".join(sorted(when.groups)),
+            "address": " or ".join(when.networks),
+            "path": " or ".join(when.paths),
+        }
+        return ", ".join(f"{kind} {words}" for kind, words in said.items() if words)
+
+    @property
     def given(self) -> list[Option]:
         return [option for option in self.options if option.given]
 

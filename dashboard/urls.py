@@ -12,6 +12,7 @@ PAGES = (
     "dashboard.pages.requests",
     "dashboard.pages.routes",
     "dashboard.pages.upstreams",
+    "dashboard.pages.websockets",
     "dashboard.pages.keys",
     "dashboard.pages.issuing",
     "dashboard.pages.config",

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.plugins.references import References, check_names
 from gateway.proxy.fence import Fence, place
 
 Role = Literal["all", "proxy", "admin"]
@@ -33,6 +34,7 @@ PLUGINS = [
     "gateway.plugins.bot_detection.BotDetection",
     "gateway.plugins.redirect.Redirect",
     "gateway.plugins.key_auth.KeyAuth",
+    "gateway.plugins.basic_auth.BasicAuth",
     "gateway.plugins.jwt.Jwt",
     "gateway.plugins.oauth2_introspection.Oauth2Introspection",
     "gateway.plugins.mtls_auth.MtlsAuth",
@@ -49,6 +51,7 @@ PLUGINS = [
     "gateway.plugins.quota.Quota",
     "gateway.plugins.request_validation.RequestValidation",
     "gateway.plugins.fault_injection.FaultInjection",
+    "gateway.plugins.response_cache.ResponseCache",
     "gateway.plugins.request_transformer.RequestTransformer",
     "gateway.plugins.body_transformer.BodyTransformer",
     "gateway.plugins.request_termination.RequestTermination",
@@ -57,6 +60,8 @@ PLUGINS = [
     "gateway.plugins.upstream_retry.UpstreamRetry",
     "gateway.plugins.mirror.Mirror",
     "gateway.plugins.response_transformer.ResponseTransformer",
+    "gateway.plugins.http_log.HttpLog",
+    "gateway.plugins.file_log.FileLog",
 ]
 
 
@@ -129,6 +134,13 @@ class Environment(BaseSettings):
     """Plugin classes in the order they run, as dotted paths."""
     plugin_dir: Path | None = None
     """A directory with plugin modules of your own."""
+    secrets_env: Words = ["PLUGIN_*"]
+    """Variables that configs of plugins may name as `${env:PLUGIN_TOKEN}`. One that ends in `*` begins names. Whoever
+    may change the configuration can read what they hold."""
+    secrets_dir: Path | None = None
+    """Directory with files that configs of plugins may name as `${file:token}`. Empty: none."""
+    log_dir: Path | None = None
+    """Directory of the files that `file-log` writes. Empty: `logs` in the data directory."""
     autopublish: bool = True
     """Publish every committed change at once. Off: changes gather as a draft until someone publishes."""
 
@@ -164,6 +176,8 @@ class Environment(BaseSettings):
 
     redis_timeout_ms: int = Field(50, ge=5, le=5000)
     """How long a request may wait for Redis before its policy's `on_error` decides."""
+    cache_worker_mb: int = Field(16, ge=1, le=4096)
+    """Memory of each worker for the answers that [response-cache](plugins/response-cache.md) keeps; Redis has more."""
     usage_spool_max_mb: int = Field(1024, ge=16)
     """Disk for usage rows that PostgreSQL has not taken yet. When full, new rows are dropped and counted."""
     access_log: str = Field("", pattern=r"^(stdout|/.+|)$")
@@ -182,7 +196,7 @@ class Environment(BaseSettings):
 
     @field_validator(
         "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
-        "tls_certificates",
+        "tls_certificates", "secrets_env",
         mode="before", check_fields=True,
     )  # fmt: skip
     @classmethod
@@ -195,6 +209,17 @@ class Environment(BaseSettings):
         for word in words:
             place(word)
         return words
+
+    @field_validator("secrets_env")
+    @classmethod
+    def _variables(cls, words: list[str]) -> list[str]:
+        check_names(words)
+        return words
+
+    @property
+    def references(self) -> References:
+        """What configs of plugins may refer to, as set here."""
+        return References(os.environ, self.secrets_env, self.secrets_dir)
 
     @property
     def fence(self) -> Fence:

@@ -94,6 +94,8 @@ class ProxyHandler(ASGIHandler):
             else:
                 await send({"type": HEAD, "status": exchange.status, "headers": exchange.response_headers})
                 await send({"type": BODY, "body": b"", "more_body": True})  # a slow stream's head must not wait
+                if cycle is not None and exchange.end is not None:
+                    cycle.on_drain(exchange.end)
                 async with aclosing(response.chunks()) as chunks:
                     async for chunk in chunks:
                         await send({"type": BODY, "body": chunk, "more_body": True})

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any
@@ -25,7 +25,9 @@ from django.conf import settings
 from gateway.database import Database, DatabaseUnavailable
 from gateway.environment import Environment
 from gateway.plugins.base import Resources
-from gateway.plugins.registry import Registry
+from gateway.plugins.batches import Batches
+from gateway.plugins.registry import Registry, files_of
+from gateway.plugins.store import Store
 from gateway.proxy import metrics
 from gateway.proxy.accesslog import AccessLog
 from gateway.proxy.balancer import Balancer
@@ -42,6 +44,8 @@ from gateway.proxy.journal import Journal
 from gateway.proxy.live import Live
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.record import Record
+from gateway.proxy.rollcall import RollCall
+from gateway.proxy.roster import Roster
 from gateway.proxy.segments import spool_dir
 from gateway.proxy.shadows import Shadows
 from gateway.proxy.sightings import Sighting
@@ -72,16 +76,34 @@ class Runtime:
         self.served = 0  # requests that ended
         self.digest = ""
         self.error = ""  # why the newest configuration is not served, if so
-        self.registry = Registry.load(environment.plugins, environment.plugin_dir)
+        self._plugin_files = files_of(environment.plugin_dir)
+        self._candidate: Registry | None = None  # changed plugins that do not fit the version that is served
+        self.registry, problems = Registry.load_sound(environment.plugins, environment.plugin_dir, late=True)
+        self._unsound, self._misfit = problems, ""  # why what stands in files of plugins is not what runs, if so
+        if problems:
+            logger.error("plugins that cannot be used: %s", self.plugin_error)
         self.database = Database()
         self.batcher = Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000)
         self.credentials = Credentials(self.batcher.command, self._fetch, secret=settings.SECRET_KEY)
         self.calls = Calls(environment.fence)
         self.shadows = Shadows(environment.fence)
+        self.store = Store(  # over a connection of its own: counters never wait behind bodies
+            Batcher(redis_url, timeout_s=environment.redis_timeout_ms / 1000),
+            secret=settings.SECRET_KEY,
+            max_bytes=environment.cache_worker_mb << 20,
+        )
         self.resources = Resources(
-            limiter=self.batcher, credentials=self.credentials, caller=self.calls, clock=monotonic, wall=time,
+            limiter=self.batcher,
+            credentials=self.credentials,
+            caller=self.calls,
+            clock=monotonic,
+            wall=time,
             shadow=self.shadows,
-        )  # fmt: skip
+            store=self.store,
+            batches=Batches(lambda name, count: metrics.PLUGIN_DROPPED.labels(name).inc(count)),
+            node=environment.node,
+            log_dir=environment.log_dir or environment.data_dir / "logs",
+        )
         balancer = Balancer(secret=settings.SECRET_KEY.encode())
         self.forwarder = Forwarder(Transports(environment.fence), balancer, environment.max_body_bytes)
         self.board = Board(environment.data_dir)
@@ -97,6 +119,18 @@ class Runtime:
         self.access_log = _access_log(environment)
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
+        self.roster = Roster()
+        self.roll_call = RollCall(
+            self.batcher.command,
+            node=environment.node,
+            worker=worker,
+            secret=settings.SECRET_KEY,
+            answers={
+                "websockets": self.roster.told,
+                "close": self.roster.closed,
+                "guards": lambda about: [*self.forwarder.guards.shown()],
+            },
+        )
         self.front: Callable[[], dict[str, Any]] = dict  # our own server tells of its connections and limits
         self._redis_url = redis_url
         self._started_s = time()
@@ -143,10 +177,12 @@ class Runtime:
         if self._keeper is not None:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
+        await self.resources.batches.aclose()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()
         await self.shadows.aclose()
+        await self.store.aclose()
         await self.calls.aclose()
         await self.batcher.aclose()
         self.database.close()
@@ -164,6 +200,7 @@ class Runtime:
             self._nudged.clear()
             with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
                 await self.batcher.command("PING")
+            await self.store.poll()
             for part, away_s in self._away().items():
                 metrics.PART_UP.labels(part).set(away_s is None)
             try:
@@ -178,6 +215,8 @@ class Runtime:
     async def _refresh(self) -> None:
         number, digest, (self._cursor, changes) = await self.database.run(_look, self._cursor)
         self.credentials.apply_changes(changes)
+        if self.environment.plugin_dir is not None:
+            await self._reload_plugins(self.environment.plugin_dir)
         table = self.pipeline.table
         live = (number, digest)
         if live != self._refused and (table is None or live != (table.version, self.digest)):
@@ -196,25 +235,71 @@ class Runtime:
             self._keep(document, number, digest)
         await self._report()
 
-    async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
+    async def _reload_plugins(self, directory: Path) -> None:
+        """Load what has changed, and compile the same version with it. What fails leaves in place what runs."""
+        files = await asyncio.to_thread(files_of, directory)
+        if files == self._plugin_files:
+            return
+        paths, table = self.environment.plugins, self.pipeline.table
+        load = partial(Registry.load_sound, paths, directory, self.registry, late=True)
+        registry, problems = await asyncio.to_thread(load)
+        document = None
+        if table is not None and table.version:
+            document = await self.database.run(selectors.document_of, table.version)
+        self._plugin_files, self._candidate, self._refused = files, registry, None
+        if document is not None and table is not None:
+            error = await self._try(document, table.version, self.digest, registry)
+            self._misfit = "" if error is None else str(error)
+        else:
+            self.registry, self._candidate, self._misfit = registry, None, ""
+        self._unsound = problems
+        if self.plugin_error:
+            logger.error("changed plugins cannot be used, what runs goes on: %s", self.plugin_error)
+        else:
+            logger.info("plugins loaded anew: %s", ", ".join(file for file, _, _ in files) or "none")
+        await self._report()
+
+    async def _try(self, document: Mapping[str, Any], number: int, digest: str, registry: Registry) -> Exception | None:
         """Compile beside the traffic, then swap by one assignment. What does not compile leaves everything as it is."""
-        begun = perf_counter()
         try:
-            table = await asyncio.to_thread(self._table, document, number, digest)
+            table = await asyncio.to_thread(self._table, document, number, digest, registry)
         except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
-            logger.exception("configuration version %s cannot be served; still serving the one before", number)
-            self.error, self._refused = f"version {number}: {error}", (number, digest)
+            logger.debug("version %s does not compile", number, exc_info=True)
+            return error
+        await self._swap(table, digest)
+        self.registry = registry
+        if registry is self._candidate:
+            self._candidate, self._misfit = None, ""
+        return None
+
+    async def _build(self, document: Mapping[str, Any], number: int, digest: str) -> bool:
+        """With plugins that were changed, if there are some that do not fit the version before; else as they run."""
+        begun = perf_counter()
+        errors = []
+        for registry in filter(None, (self._candidate, self.registry)):
+            error = await self._try(document, number, digest, registry)
+            if error is None:
+                break
+            errors.append(error)
+        else:
+            text = "configuration version %s cannot be served; still serving the one before"
+            logger.error(text, number, exc_info=errors[0])
+            self.error, self._refused = f"version {number}: {errors[0]}", (number, digest)
             await self._report()
             return False
-        await self._swap(table, digest)
         self.error = ""
         self._apply_ms = (perf_counter() - begun) * 1000
+        table = self.pipeline.table
+        assert table is not None
         logger.info("serving configuration version %s (%d routes)", number, len(table.snapshot.routes))
         return True
 
-    def _table(self, document: Mapping[str, Any], number: int, digest: str) -> RoutingTable:
-        snapshot = compile_document(document, self.registry, version=number) if document else Snapshot(number, digest)
-        return RoutingTable(snapshot, self.registry, self.resources)
+    def _table(self, document: Mapping[str, Any], number: int, digest: str, registry: Registry) -> RoutingTable:
+        snapshot = Snapshot(number, digest)
+        if document:
+            references = self.environment.references
+            snapshot = compile_document(document, registry, version=number, references=references, resolve=True)
+        return RoutingTable(snapshot, registry, self.resources)
 
     async def _swap(self, table: RoutingTable, digest: str) -> None:
         if self.environment.role != "admin":
@@ -262,7 +347,7 @@ class Runtime:
         path = kept_path(self.environment.data_dir)
         try:
             document, number, digest = kept(self.environment.data_dir)
-            await self._swap(self._table(document, number, digest), digest)
+            await self._swap(self._table(document, number, digest, self.registry), digest)
         except FileNotFoundError:
             logger.error("no configuration: none can be had from PostgreSQL, and %s does not exist yet", path)
         except Exception as error:  # whatever the file or a plugin does: the worker starts, and goes on looking
@@ -279,23 +364,32 @@ class Runtime:
                 role=self.environment.role,
                 number=table.version if table else 0,
                 apply_ms=self._apply_ms,
-                error=self.error,
+                error=self.error or self.plugin_error,
             )
             self._reported_s = monotonic()
 
     # --- nudges and credentials -------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        """Wake the poll at each message. Lost messages, Redis outages and restarts only cost up to POLL_S."""
+        """Wake the poll at each message, answer each question. Lost messages, Redis outages and restarts cost up to
+        POLL_S; a lost question one answer."""
+        channels = [CONFIG_CHANNEL, CREDENTIALS_CHANNEL, self.store.channel]
+        if self.environment.role != "admin":
+            channels.append(self.roll_call.channel)
         while True:
             try:
                 async with (
                     redis.asyncio.from_url(self._redis_url, socket_connect_timeout=1) as client,
                     client.pubsub(ignore_subscribe_messages=True) as channel,
                 ):
-                    await channel.subscribe(CONFIG_CHANNEL, CREDENTIALS_CHANNEL)
-                    async for _ in channel.listen():
-                        self._nudged.set()
+                    await channel.subscribe(*channels)
+                    async for message in channel.listen():
+                        if message["channel"] == self.roll_call.channel.encode():
+                            await self.roll_call.hear(message["data"])
+                        elif message["channel"] == self.store.channel.encode():
+                            self.store.hear(message["data"])
+                        else:
+                            self._nudged.set()
             except (redis.RedisError, OSError):
                 await asyncio.sleep(POLL_S)
 
@@ -310,6 +404,10 @@ class Runtime:
         if self.access_log is not None:
             self.access_log.fold(records)
         self.live.fold(records)
+
+    @property
+    def plugin_error(self) -> str:
+        return " ".join(filter(None, (*self._unsound, self._misfit)))
 
     def _version(self) -> int | None:
         return self.pipeline.table.version if self.pipeline.table else None
@@ -340,6 +438,7 @@ class Runtime:
             "config_version": self._version(),
             "config_digest": self.digest,
             "config_error": self.error,
+            "plugin_error": self.plugin_error,
             "routes": len(table.snapshot.routes) if table else 0,
             "upstreams": len(table.snapshot.upstreams) if table else 0,
             "plugins": list(self.registry.names),

@@ -20,6 +20,7 @@ from gateway import runtime
 from gateway.plugins.websocket_limits import WebsocketLimits, WebsocketLimitsConfig
 from gateway.proxy import metrics
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.roster import OpenSocket
 from gateway.proxy.websocket import UpstreamSocket, finished
 from gateway.server.flow import Flow, NoFlow
 
@@ -37,8 +38,8 @@ class ProxyConsumer(AsyncWebsocketConsumer):
     limits = WebsocketLimitsConfig()
     reader: asyncio.Task[None] | None = None
     outcome = "client_closed"
-    open = False
-    messages_in = messages_out = 0
+    open: OpenSocket | None = None
+    told: tuple[int, str, str] | None = None  # an operator ends it: code, reason, who
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.flow: Flow | NoFlow = scope.get("extensions", {}).get("hydragate.flow") or NoFlow()
@@ -62,22 +63,22 @@ class ProxyConsumer(AsyncWebsocketConsumer):
             self.limits = limits
         self.rate = Rate(self.limits.messages_per_second, self.limits.bytes_per_second)
         await self.accept(connection.subprotocol)
-        self.open = True
+        self.open = current.roster.enter(exchange, self._told_to_close)
         metrics.WEBSOCKETS_OPEN.inc()
-        self.heard_s = monotonic()
         self.reader = asyncio.create_task(self._from_upstream(), name="websocket from upstream")
 
     async def websocket_receive(self, message: Any) -> None:
         data: str | bytes = message["bytes"] if message.get("bytes") is not None else message["text"]
         size = len(data) if isinstance(data, bytes) else len(data.encode())
-        self.heard_s = monotonic()
+        assert self.open is not None
+        self.open.heard_s = monotonic()
         if size > self.limits.client_max_payload:
             self.flow.close(TOO_BIG, "The message is too large.")
             return
         if not self.rate.takes(size):
             self.flow.close(POLICY, "Too many messages, or too much.")
             return
-        self.messages_in += 1
+        self.open.messages_in += 1
         self.exchange.bytes_in += size
         connection = self.upstream.connection
         assert connection is not None
@@ -97,30 +98,31 @@ class ProxyConsumer(AsyncWebsocketConsumer):
         raise StopConsumer
 
     async def _from_upstream(self) -> None:
-        connection = self.upstream.connection
+        connection, entry = self.upstream.connection, self.open
         assert connection is not None
+        assert entry is not None
         try:
             async with asyncio.timeout(None) as idle:
                 while True:
-                    idle.reschedule(self._idle_at_s())
+                    idle.reschedule(self._idle_at_s(entry))
                     try:
                         message = await connection.recv()
                     except ConnectionClosed:
                         break
-                    self.heard_s = monotonic()
+                    entry.heard_s = monotonic()
                     size = len(message) if isinstance(message, bytes) else len(message.encode())
                     if size > self.limits.upstream_max_payload:
                         await self.upstream.aclose(TOO_BIG)
                         self._close(TOO_BIG, "A message of the upstream is too large.")
                         return
-                    self.messages_out += 1
+                    entry.messages_out += 1
                     self.exchange.bytes_out += size
                     await self.send(
                         **({"bytes_data": message} if isinstance(message, bytes) else {"text_data": message})
                     )
                     await self.flow.drained()
         except TimeoutError:
-            if self._idle_at_s() > asyncio.get_running_loop().time():  # the client spoke meanwhile
+            if self._idle_at_s(entry) > asyncio.get_running_loop().time():  # the client spoke meanwhile
                 self.reader = asyncio.create_task(self._from_upstream(), name="websocket from upstream")
                 return
             self._close(GOING_AWAY, "Nothing was said for too long.")
@@ -128,13 +130,20 @@ class ProxyConsumer(AsyncWebsocketConsumer):
         code = connection.close_code
         self._close(code if code is not None else ABNORMAL, connection.close_reason or "")
 
-    def _idle_at_s(self) -> float:
-        return asyncio.get_running_loop().time() + self.heard_s + self.limits.idle_timeout_s - monotonic()
+    def _idle_at_s(self, entry: OpenSocket) -> float:
+        return asyncio.get_running_loop().time() + entry.heard_s + self.limits.idle_timeout_s - monotonic()
 
     def _close(self, code: int, reason: str) -> None:
         """Towards the client. The upstream broke off, or ended in its own words."""
         self.outcome = "upstream_broke" if code == ABNORMAL else "ok"
         self.flow.close(FAILED if code in _NEVER_SENT - {NO_CODE} else None if code == NO_CODE else code, reason)
+
+    def _told_to_close(self, code: int, reason: str, by: str) -> None:
+        """By an operator. A client that does not answer the close frame within a second is cut off."""
+        self.told, self.outcome = (code, reason, by), "ok"
+        if self.reader is not None:
+            self.reader.cancel()
+        self.flow.close(code, reason)
 
     async def _refuse(self) -> None:
         exchange = self.exchange
@@ -154,19 +163,26 @@ class ProxyConsumer(AsyncWebsocketConsumer):
         exchange = getattr(self, "exchange", None)
         if exchange is None or exchange.finished_s:
             return
-        if self.open:
-            self.open = False
-            metrics.WEBSOCKETS_OPEN.dec()
-            metrics.WEBSOCKET_MESSAGES.labels("in").inc(self.messages_in)
-            metrics.WEBSOCKET_MESSAGES.labels("out").inc(self.messages_out)
-            exchange.detail = f"WebSocket: {self.messages_in} messages in, {self.messages_out} out, closed with {code}"
+        reason, by = self.flow.reason, ""
+        if self.told is not None:
+            code, reason, by = self.told
+        if self.open is not None:
+            self._leave(self.open, f"closed with {code}{f' by {by}' if by else ''}")
         if self.reader is not None:
             await finished(self.reader)
         if code in (ABNORMAL, 1015):
             self.upstream.abort()
         elif self.upstream.connection is not None:
-            await self.upstream.aclose(NORMAL if code == NO_CODE else code)
+            await self.upstream.aclose(NORMAL if code == NO_CODE else code, reason)
         await runtime.current().pipeline.finish(exchange, self.outcome)
+
+    def _leave(self, entry: OpenSocket, words: str) -> None:
+        self.open = None
+        runtime.current().roster.leave(entry.exchange)
+        metrics.WEBSOCKETS_OPEN.dec()
+        metrics.WEBSOCKET_MESSAGES.labels("in").inc(entry.messages_in)
+        metrics.WEBSOCKET_MESSAGES.labels("out").inc(entry.messages_out)
+        entry.exchange.detail = f"WebSocket: {entry.messages_in} messages in, {entry.messages_out} out, {words}"
 
 
 class Rate:

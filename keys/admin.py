@@ -19,13 +19,14 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminPasswordWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextInputWidget,
 )
 
 from keys import services
 from keys.issued import IssuedAdmin, StateFilter, SuperuserDeletes
-from keys.models import TOKEN_SCOPES, AdminToken, ApiKey, Consumer
+from keys.models import TOKEN_SCOPES, AdminToken, ApiKey, BasicCredential, Consumer
 from keys.trail import Audited, Author
 
 OVERLAPS = {0: "none: it ends now", 3600: "1 hour", 86_400: "1 day", 604_800: "1 week", 2_592_000: "30 days"}
@@ -65,6 +66,41 @@ class KeyInline(TabularInline):
         return False
 
 
+class BasicForm(forms.ModelForm):  # no generic at run time
+    new_password = forms.CharField(
+        label="New password",
+        required=False,
+        min_length=services.MIN_PASSWORD,
+        max_length=256,
+        strip=False,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+        help_text="Never shown again. Empty: as it is.",
+    )
+
+    def clean(self) -> Any:
+        cleaned = super().clean() or {}
+        if self.instance._state.adding and not cleaned.get("new_password") and "new_password" not in self.errors:
+            self.add_error("new_password", "A new username needs a password.")
+        return cleaned
+
+    def _post_clean(self) -> None:
+        """The row is checked with a hash in it; which one is for `services` to say."""
+        if self.instance._state.adding:
+            self.instance.password = "scrypt$"  # noqa: S105
+        super()._post_clean()  # type: ignore[misc]  # the stubs leave it out
+
+
+class BasicInline(TabularInline):
+    """Usernames with passwords for `basic-auth`, edited in their consumer's page."""
+
+    model = BasicCredential
+    form = BasicForm
+    fields = ("username", "new_password", "updated_at")
+    readonly_fields = ("updated_at",)
+    extra, per_page = 0, 20
+    tab = True
+
+
 @admin.register(Consumer)
 class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     list_display = ("username", "custom_id", "groups", "enabled", "key_count", "created_at")
@@ -74,7 +110,7 @@ class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
     fields = ("username", "custom_id", "groups", "tags", "enabled", "note", "created_at", "updated_at")
     readonly_fields = ("created_at", "updated_at")
     formfield_overrides = WORDS_AS_TEXT
-    inlines = (KeyInline,)
+    inlines = (KeyInline, BasicInline)
     actions = ("enable", "disable")
     actions_detail = ("open_dashboard",)
 
@@ -85,6 +121,22 @@ class ConsumerAdmin(Audited, SuperuserDeletes, ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Consumer]:
         return super().get_queryset(request).annotate(key_total=Count("keys"))
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Passwords are hashed, and the trail told, by `services`."""
+        if formset.model is not BasicCredential:
+            super().save_formset(request, form, formset, change)
+            return
+        formset.save(commit=False)
+        for login in formset.deleted_objects:
+            services.basic_delete(login, by=request.user)
+        for filled in formset.forms:
+            login, password = filled.instance, filled.cleaned_data.get("new_password", "")
+            if login in formset.new_objects:
+                services.basic_issue(login, password, by=request.user)
+            elif filled.has_changed() and login not in formset.deleted_objects:
+                current = BasicCredential.objects.get(pk=login.pk)
+                services.basic_change(current, username=login.username, password=password, by=request.user)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, list[Any]]:
         """Not with settings of plugins for it: those are configuration, which changes by versions only."""

@@ -37,6 +37,14 @@ CONSUMER_IS = {
     "custom_id": "consumer.custom_id = asked.value AND consumer.custom_id <> ''",
 }
 
+FIND_LOGIN = """
+SELECT pg_current_snapshot()::text, login.id, login.username, login.password,
+       consumer.id, consumer.username, consumer.custom_id, consumer.groups, consumer.enabled
+FROM (SELECT %s::text AS username) AS asked
+LEFT JOIN keys_basiccredential AS login ON login.username = asked.username
+LEFT JOIN keys_consumer AS consumer ON consumer.id = login.consumer_id
+"""
+
 # A change counts as new if its transaction could not be seen at the moment of the last look. Ids cannot decide that: a
 # lower one may become visible after a higher one was read. The first condition lets the index do the work.
 CHANGES_SINCE = """
@@ -87,11 +95,26 @@ def find_consumer(by: str, value: str) -> Found:
     return Found(answer, consumer_id or 0, None, Moment.parse(moment))
 
 
+def find_login(name: str) -> Found:
+    """Exactly this username. The password is for whoever asks to check."""
+    row = _rows(FIND_LOGIN, [name])[0]
+    moment, login_id, login, password, consumer_id, username, custom_id, groups, enabled = row
+    answer: Credential | Refusal
+    if login_id is None:
+        answer = Refusal("consumer_unknown")
+    elif not enabled:
+        answer = Refusal("consumer_disabled", password)
+    else:
+        consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
+        answer = Credential("basic", login_id, login, consumer, proof=password)
+    return Found(answer, consumer_id or 0, None, Moment.parse(moment))
+
+
 def find(question: Question) -> Found:
     if isinstance(question, bytes):
         return find_key(question)
     by, _, value = question.partition(":")
-    return find_consumer(by, value)
+    return find_login(value) if by == "login" else find_consumer(by, value)
 
 
 def changes_since(cursor: Moment | None) -> tuple[Moment, Changes]:

@@ -1,5 +1,5 @@
-"""Who calls (Consumer), what proves it (ApiKey), and the feed by which workers learn that an answer changed. And what
-opens the admin API (AdminToken), which no worker ever asks for.
+"""Who calls (Consumer), what proves it (ApiKey, BasicCredential), and the feed by which workers learn that an answer
+changed. And what opens the admin API (AdminToken), which no worker ever asks for.
 
 A secret is never stored: `digest` is its SHA-256, which is enough for 160 random bits and costs microseconds.
 Rows of CredentialChange are written by triggers (migration 0002), so no way of changing a row can forget to.
@@ -192,6 +192,34 @@ class ApiKey(Issued):
     class Meta(Issued.Meta):
         verbose_name = "API key"
         constraints = [*Issued.Meta.constraints, words_only("scopes", "apikey_scopes_words")]
+
+
+class BasicCredential(Checked):
+    """A username and password for `basic-auth`. `services` hash the password; what is stored leads nowhere back."""
+
+    consumer = models.ForeignKey(Consumer, models.CASCADE, related_name="basic_credentials")
+    username = models.CharField(max_length=128, unique=True, help_text="What the client sends; case counts. No colon.")
+    password = models.CharField(max_length=200, editable=False, help_text="scrypt of the password.")
+    created_at = models.DateTimeField(auto_now_add=True, db_default=Now())
+    updated_at = models.DateTimeField(auto_now=True, db_default=Now())
+
+    class Meta:
+        ordering = ["username"]
+        verbose_name = "basic credential"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(username__regex=TRIMMED) & Q(username__regex=r"^[^:[:cntrl:]]*$"),
+                name="basiccredential_username_clean",
+                violation_error_message="A username is not empty and has no colon, control characters or outer blanks.",
+            ),
+            models.CheckConstraint(
+                condition=Q(password__startswith="scrypt$"),  # noqa: S106
+                name="basiccredential_password_is_hashed",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.username
 
 
 class AdminToken(Issued):

@@ -17,14 +17,16 @@ from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
+from gateway.plugins import passwords
 from keys import secrets, trail
-from keys.models import AdminToken, ApiKey, Consumer, CredentialChange, Issued
+from keys.models import AdminToken, ApiKey, BasicCredential, Consumer, CredentialChange, Issued
 from keys.trail import Author
 
 Row = TypeVar("Row", bound=Model)
 
 #: How long the feed is kept. Far longer than anything a worker remembers without asking again (an hour).
 FEED_KEPT = timedelta(days=1)
+MIN_PASSWORD = 8
 #: A token's last use is right to this.
 USE_NOTED_EVERY = timedelta(minutes=1)
 
@@ -172,6 +174,50 @@ def last_used_record(used: Mapping[int, datetime]) -> None:
             """,
             [ids, [used[key_id] for key_id in ids]],
         )
+
+
+# --- usernames with passwords -----------------------------------------------------------------------------------------
+
+
+def basic_create(consumer: Consumer, *, username: str, password: str, by: Author = "") -> BasicCredential:
+    return basic_issue(BasicCredential(consumer=consumer, username=username), password, by=by)
+
+
+def basic_issue(login: BasicCredential, password: str, *, by: Author) -> BasicCredential:
+    """Saves one that is not saved yet, with this password."""
+    login.username, login.password = passwords.normal(login.username), _hashed(password)
+    return added(login, by=by)
+
+
+@transaction.atomic
+def basic_change(login: BasicCredential, *, username: str = "", password: str = "", by: Author) -> BasicCredential:
+    """What is empty stays. The old password is refused as soon as workers hear of it."""
+    before = trail.values(login)
+    login.username = passwords.normal(username) or login.username
+    if password:
+        login.password = _hashed(password)
+    login.full_clean()
+    login.save(update_fields=["username", "password", "updated_at"])
+    if password:
+        trail.said_record(by, login, before, "Changed the password.")
+    else:
+        trail.changed_record(by, login, before)
+    return login
+
+
+@transaction.atomic
+def basic_delete(login: BasicCredential, *, by: Author) -> None:
+    trail.deleted_record(by, login)
+    login.delete()
+
+
+def _hashed(password: str) -> str:
+    """Raises ValidationError."""
+    size = len(passwords.normal(password).encode())
+    if size < MIN_PASSWORD or size > passwords.MAX_BYTES or passwords.has_controls(password):
+        text = f"A password has from {MIN_PASSWORD} to {passwords.MAX_BYTES} bytes, and no control characters."
+        raise ValidationError({"password": text})
+    return passwords.hashed(password)
 
 
 # --- tokens of the admin API ------------------------------------------------------------------------------------------

@@ -54,6 +54,11 @@ def changed_record(author: Author, row: Model, before: Mapping[str, Any], said: 
         _record(author, row, message)
 
 
+def said_record(author: Author, row: Model, before: Mapping[str, Any], said: str) -> None:
+    """Of a change that the values do not tell."""
+    _record(author, row, changed(before, values(row), said))
+
+
 def deleted_record(author: Author, row: Model) -> None:
     """Before it is gone."""
     _record(author, row, deleted(row, values(row)))

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.plugins.base import PluginConfig
-from gateway.plugins.registry import ConfigProblems, Registry
+from gateway.plugins.references import References
+from gateway.plugins.registry import Registry
 from gateway.proxy import certificates
 from gateway.proxy.fence import Fence
 from gateway.proxy.fence import split as split_resolver
@@ -32,7 +33,9 @@ from gateway.proxy.snapshot import (
     TlsSpec,
     UpstreamSpec,
     WeightedUpstream,
+    When,
 )
+from routes.configs import config_of, config_problems
 from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, digest
 from routes.problems import CompileError, Path, Problem, Row, pointer
 from routes.reading import Reading, read
@@ -42,14 +45,21 @@ __all__ = ["CompileError", "Problem", "compile", "config_problems", "tls_problem
 
 
 def compile(  # noqa: A001 - the word of the design
-    document: Mapping[str, Any], registry: Registry, *, version: int = 0, fence: Fence | None = None
+    document: Mapping[str, Any],
+    registry: Registry,
+    *,
+    version: int = 0,
+    fence: Fence | None = None,
+    references: References | None = None,
+    resolve: bool = False,
 ) -> Snapshot:
     """Raises CompileError. What is disabled, or scoped to something disabled, is checked less and left out.
 
     `fence`: where something is saved. A worker serves what is live, and asks the fence when it connects.
+    `references`: where they can be looked up. `resolve`: put in what they stand for, in a worker. A page never does.
     """
     reading = read(document)
-    configs, config_faults = _configs(reading, registry)
+    configs, config_faults = _configs(reading, registry, references, resolve)
     problems = [
         *reading.problems,
         *_upstreams(reading, fence),
@@ -149,7 +159,6 @@ def _places(entry: RouteEntry) -> Iterator[object]:
 
 
 def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
-    identified = max((registry.position(name) for name in registry.names if registry[name].identifies), default=-1)
     seen: set[str] = set()
     for index, entry in reading.plugins.items():
         row = ("plugins", entry.key)
@@ -159,10 +168,14 @@ def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
         for kind, name in (("route", entry.route), ("upstream", entry.upstream)):
             if name and name not in reading.named[f"{kind}s"]:
                 yield _at("plugins", index, row, (kind,), f"There is no {kind} '{name}'.")
+        early = entry.enabled and entry.name in registry and registry.position(entry.name) <= registry.identified
+        if early and "groups" in entry.when:
+            message = f"{entry.name} runs before the consumer is known, so it cannot differ by groups."
+            yield _at("plugins", index, row, ("when",), message)
         if entry.enabled and entry.consumer and entry.name in registry:
-            if identified < 0:
+            if registry.identified < 0:
                 yield _at("plugins", index, row, ("consumer",), "No plugin here finds out who the consumer is.")
-            elif registry.position(entry.name) <= identified:
+            elif registry.position(entry.name) <= registry.identified:
                 message = f"{entry.name} runs before the consumer is known, so it cannot differ by consumer."
                 yield _at("plugins", index, row, ("consumer",), message)
 
@@ -188,32 +201,16 @@ def discovery_problems(url: str, resolver: str, fence: Fence) -> list[tuple[Path
 # --- plugin configs ---------------------------------------------------------------------------------------------------
 
 
-def config_problems(name: str, config: Mapping[str, Any], registry: Registry) -> list[tuple[Path, str]]:
-    """(path, sentence) for each fault of one enabled setting; the path starts at `name` or `config`."""
-    return _config(name, config, registry)[1]
-
-
-def _config(name: str, config: Mapping[str, Any], registry: Registry) -> tuple[Any, list[tuple[Path, str]]]:
-    if name not in registry:
-        return None, [(("name",), f"There is no plugin '{name}'. There are: {', '.join(registry.names)}.")]
-    try:
-        return registry.validate(name, config), []
-    except ConfigProblems as error:
-        return None, [(("config", *_path(path)), message) for path, message in error.problems]
-
-
-def _path(dotted: str) -> Path:
-    return tuple(int(part) if part.isdecimal() else part for part in dotted.split(".")) if dotted else ()
-
-
-def _configs(reading: Reading, registry: Registry) -> tuple[dict[int, Any], list[Problem]]:
+def _configs(
+    reading: Reading, registry: Registry, references: References | None, resolve: bool
+) -> tuple[dict[int, Any], list[Problem]]:
     """Validated configs of enabled settings by place, and the problems of the others."""
     configs: dict[int, Any] = {}
     problems: list[Problem] = []
     for index, entry in reading.plugins.items():
         if not entry.enabled:
             continue
-        config, faults = _config(entry.name, entry.config, registry)
+        config, faults = config_of(entry.name, entry.config, registry, references, resolve=resolve)
         if not faults:
             configs[index] = config
         row = ("plugins", entry.key)
@@ -391,4 +388,17 @@ def _plugin_spec(entry: PluginEntry, config: Any) -> PluginSpec:
         upstream=entry.upstream,
         consumer_id=entry.consumer_id,
         config=config,
+        when=_when(entry.when),
+    )
+
+
+def _when(when: Mapping[str, Any]) -> When | None:
+    if not when:
+        return None
+    return When(
+        methods=frozenset(when.get("methods", ())),
+        headers=tuple(sorted(when.get("headers", {}).items())),
+        groups=frozenset(when.get("groups", ())),
+        networks=tuple(when.get("networks", ())),
+        paths=tuple(when.get("paths", ())),
     )

@@ -24,6 +24,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -357,6 +358,34 @@ ONE_PLACE: dict[str, Any] = {
 }
 
 
+class When(Part):
+    """Which requests a setting is for: all that is given has to hold, and of a list any."""
+
+    methods: Annotated[list[Method], Field(max_length=40)] = []
+    headers: Annotated[
+        dict[str, Annotated[str, Field(max_length=500)]], AfterValidator(syntax.header_patterns), Field(max_length=20)
+    ] = {}
+    groups: Annotated[list[Annotated[str, AfterValidator(syntax.group)]], Field(max_length=100)] = []
+    networks: Annotated[list[Annotated[str, AfterValidator(syntax.network)]], Field(max_length=200)] = []
+    paths: Annotated[list[PathPattern], Field(max_length=50)] = []
+
+    @classmethod
+    def normal(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Plain values without what says nothing. Raises ValueError: the sentences, each with its place."""
+        try:
+            return cls.model_validate(value).model_dump(exclude_defaults=True)
+        except ValidationError as error:
+            faults = []
+            for fault in error.errors():
+                reason = fault.get("ctx", {}).get("error")
+                place = ".".join(map(str, fault["loc"]))
+                faults.append(f"{place}: {reason if isinstance(reason, ValueError) else fault['msg']}")
+            raise ValueError(" ".join(faults)) from None
+
+
+Conditional = Annotated[dict[str, JsonValue], AfterValidator(When.normal), WithJsonSchema(syntax.WHEN_SCHEMA)]
+
+
 class PluginFields(Part):
     name: str = Field(min_length=1, max_length=100)
     """The plugin's."""
@@ -364,6 +393,9 @@ class PluginFields(Part):
     """Off: as if it were not there; not checked either."""
     config: Annotated[dict[str, JsonValue], AfterValidator(syntax.config)] = {}
     """The plugin's own settings; left out: its defaults."""
+    when: Conditional = {}
+    """Requests it is for: `methods`, `headers` (name → RE2 pattern), the caller's `groups`, `networks`, `paths`. All
+    that is given has to hold, of a list any. Empty: for every request."""
 
 
 class PluginEntry(PluginFields):

@@ -12,7 +12,9 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from routes import catalogue, masking
 from routes.compile import config_problems
-from routes.problems import Problem, dotted
+from routes.document import When
+from routes.portable import dump, from_yaml
+from routes.problems import CompileError, Problem, dotted
 from routes.rows import ConfigRow, field_errors
 from routes.widgets import ConfigWidget, fields_for, placed, placed_errors, prose
 
@@ -65,6 +67,32 @@ def _parse_conditions(text: str) -> dict[str, list[str]]:
         name, _, values = line.partition(":")
         conditions.setdefault(name.strip(), []).extend(filter(None, map(str.strip, values.split("|"))))
     return conditions
+
+
+class WhenField(forms.Field):
+    """YAML, as the file of a configuration has it: `methods: [POST]` on a line, `groups: [gold]` on the next."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        attrs = {"rows": 2, "placeholder": "methods: [POST, PUT]"}
+        super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs=attrs), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict) or not value:
+            return value or ""
+        kinds = list(When.model_fields)  # PostgreSQL keeps no order
+        ordered = sorted(value.items(), key=lambda item: kinds.index(item[0]) if item[0] in kinds else len(kinds))
+        return dump(dict(ordered), flow=None).strip()
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        try:
+            found = from_yaml(value or "") or {}
+        except CompileError as error:
+            raise forms.ValidationError([problem.message for problem in error.problems]) from None
+        if not isinstance(found, dict):
+            raise forms.ValidationError("A condition on each line, such as `methods: [POST]`.")
+        return found
 
 
 class ConfigField(forms.JSONField):
@@ -160,7 +188,7 @@ class ConfigForm(forms.ModelForm):
     def _errors_to_fields(self, widget: ConfigWidget) -> None:
         """What a field of the config can show leaves the list below them all."""
         errors = placed_errors(self.instance.name, self.instance.config)
-        faults = config_problems(self.instance.name, self.instance.config, catalogue.registry())
+        faults = config_problems(self.instance.name, self.instance.config, catalogue.registry(), catalogue.references())
         moved = {
             sentence
             for path, message in faults

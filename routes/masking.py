@@ -1,5 +1,5 @@
 """Secrets of the configuration: an upstream's client key, and of plugins' configs the fields that are pydantic's
-SecretStr, or whose JSON Schema says `writeOnly`.
+SecretStr, or whose JSON Schema says `writeOnly`. A reference to a secret (`${env:NAME}`) is none: it is shown.
 
 Wherever such a row is shown, stored in the audit trail or handed out, a stand-in is in the secret's place. It is of the
 secret's own making (keyed by SECRET_KEY), so one that is sent back is known again wherever its row has moved, and two
@@ -18,7 +18,9 @@ from functools import lru_cache
 from typing import Any
 
 from django.utils.crypto import salted_hmac
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from gateway.plugins import references
 from gateway.plugins.base import PluginConfig
 from routes.catalogue import registry
 from routes.document import setting_key
@@ -47,7 +49,12 @@ def hidden(plugin: str, config: Any) -> Any:
 
 def shown(config: PluginConfig) -> dict[str, Any]:
     """What a plugin works with, defaults included, to look at only."""
-    values: dict[str, Any] = _mapped(config.model_dump(mode="json"), _places_in(type(config)), _hide)
+    try:
+        plain = config.model_dump(mode="json", warnings=False)
+    except PydanticSerializationError:  # holds a reference where it could not be looked up (`routes.configs`)
+        fields = {name: getattr(config, name) for name in type(config).model_fields}
+        plain = to_jsonable_python(fields, fallback=str)
+    values: dict[str, Any] = _mapped(plain, _places_in(type(config)), _hide)
     return values
 
 
@@ -73,6 +80,27 @@ def unmask(plugin: str, config: Any, stored: Any) -> tuple[Any, Faults]:
 
     _mapped(stored, places, learn)
     return _mapped(config, places, put_back), faults
+
+
+def with_secrets(plugin: str, config: Any, change: Callable[[Any, bool], Any]) -> Any:
+    """A copy with every leaf put through `change`, which is told whether it is a secret."""
+    return _mapped(config, _places(plugin), lambda value, secret, _: change(value, secret))
+
+
+def document_with_secrets(document: Mapping[str, Any], change: Callable[[Any, bool], Any]) -> dict[str, Any]:
+    """Of a document that compiled."""
+    full = dict(document)
+    if "plugins" in full:
+        full["plugins"] = [
+            {**entry, "config": with_secrets(entry["name"], entry["config"], change)} if entry.get("config") else entry
+            for entry in full["plugins"]
+        ]
+    if "upstreams" in full:
+        full["upstreams"] = [
+            {**entry, **{name: change(entry[name], True) for name in UPSTREAM_SECRETS if entry.get(name)}}
+            for entry in full["upstreams"]
+        ]
+    return full
 
 
 def mask_entry(section: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,13 +165,13 @@ def is_stand_in(value: Any) -> bool:
 
 
 def _hide(value: Any, secret: bool, _: Path) -> Any:
-    return MASK if secret else value
+    return MASK if secret and not references.is_one(value) else value
 
 
 def stand_in(secret: Any) -> str:
-    """Nothing for an empty text."""
-    if secret == "":
-        return ""
+    """Nothing for an empty text; a reference for itself."""
+    if secret == "" or references.is_one(secret):
+        return str(secret)
     return f"{MASK}{salted_hmac('routes.masking', json.dumps(secret, sort_keys=True)).hexdigest()[:16]}"
 
 

@@ -17,6 +17,7 @@ from routes.document import PluginFields, RouteFields, RouteUpstreamEntry, Targe
 from routes.problems import Row
 from routes.reading import address
 from routes.rows import ConfigRow, bounded, default, field_errors, named, words
+from routes.sealing import SealedConfig, SealedDocument, SealedText
 
 
 def _blames() -> list[str]:
@@ -91,7 +92,7 @@ class Upstream(ConfigRow):
     tls_server_name = models.CharField("TLS: server name", max_length=253, blank=True, default="")
     tls_ca = models.TextField("TLS: authorities", blank=True, default="")
     tls_client_certificate = models.TextField("TLS: client certificate", blank=True, default="")
-    tls_client_key = models.TextField("TLS: client key", blank=True, default="")
+    tls_client_key = SealedText("TLS: client key", blank=True, default="")
     probe = models.CharField("probes", max_length=10, choices=Probe, default=Probe.NONE)
     probe_path = models.CharField(max_length=1000, default=default(UpstreamFields, "probe_path"))
     probe_host = models.CharField(max_length=260, blank=True, default="")
@@ -279,7 +280,8 @@ class PluginSetting(ConfigRow):
 
     name = models.CharField("plugin", max_length=100)
     enabled = models.BooleanField(default=True)
-    config = models.JSONField(default=dict, blank=True)
+    config = SealedConfig(default=dict, blank=True)
+    when = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
     route = models.ForeignKey(Route, models.CASCADE, null=True, blank=True, related_name="plugin_settings")
     upstream = models.ForeignKey(Upstream, models.CASCADE, null=True, blank=True, related_name="plugin_settings")
     consumer = models.ForeignKey("keys.Consumer", models.CASCADE, null=True, blank=True, related_name="plugin_settings")
@@ -308,7 +310,9 @@ class PluginSetting(ConfigRow):
 
     def clean(self) -> None:
         super().clean()
-        if self.enabled and (faults := config_problems(self.name, self.config, catalogue.registry())):
+        if self.enabled and (
+            faults := config_problems(self.name, self.config, catalogue.registry(), catalogue.references())
+        ):
             raise field_errors(faults)
 
     @property
@@ -327,7 +331,7 @@ class ConfigVersion(models.Model):
     """
 
     number = models.IntegerField(unique=True)
-    document = models.JSONField()
+    document = SealedDocument()
     digest = models.CharField(max_length=64)
     author = models.CharField(max_length=150)
     source = models.CharField(max_length=30, help_text="admin, api, command, import, rollback, demo …")

@@ -35,8 +35,11 @@ def to_file(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def dump(file: Mapping[str, Any]) -> str:
-    return yaml.dump(dict(file), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def dump(file: Mapping[str, Any], *, flow: bool | None = False) -> str:
+    """`flow` None: what holds no other lists stands on one line."""
+    return yaml.dump(
+        dict(file), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=flow
+    )
 
 
 def _dump(entry: Part) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.admin import ModelAdmin, StackedInline, TabularInline
 
 from routes import services
-from routes.forms import ConditionsField, ConfigField, ConfigForm, ConfigFormSet, LinesField, PluginField
+from routes.forms import ConditionsField, ConfigField, ConfigForm, ConfigFormSet, LinesField, PluginField, WhenField
 from routes.models import PluginSetting
 from routes.problems import CompileError
 
@@ -33,7 +33,8 @@ class ConfigFields:
         if isinstance(db_field, ArrayField):
             return LinesField(commas=db_field.name != "paths", label=label)
         if isinstance(db_field, JSONField):
-            return ConfigField(label=label) if db_field.name == "config" else ConditionsField(label=label)
+            kinds = {"config": ConfigField, "when": WhenField}
+            return kinds.get(db_field.name, ConditionsField)(label=label)
         if db_field.model is PluginSetting and db_field.name == "name":
             return PluginField(label=label)
         return super().formfield_for_dbfield(db_field, request, **kwargs)  # type: ignore[misc]

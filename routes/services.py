@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from keys.nudge import CONFIG_CHANNEL, nudge
 from keys.trail import Author, name_of
 from routes import masking, selectors, trail
-from routes.catalogue import fence, registry
+from routes.catalogue import fence, references, registry
 from routes.compile import compile as compile_document
 from routes.difference import difference
 from routes.document import digest
@@ -105,7 +105,7 @@ def rollback(number: int, *, author: Author, source: str = "rollback", comment: 
     with transaction.atomic():
         _lock()
         document, before = selectors.document_of(number), selectors.working_document()
-        compile_document(document, registry(), fence=fence())
+        compile_document(document, registry(), fence=fence(), references=references())
         after = _restored(document, before, author)
         comment = comment or f"Back to version {number}."
         return _publish(after, author, source, comment, said=f"Rolled back to version {number}.")
@@ -123,7 +123,7 @@ def _publish(
     document: Mapping[str, Any], author: Author, source: str, comment: str, *, said: str = ""
 ) -> ConfigVersion:
     """Inside a transaction, under the lock. `said`: what the trail tells of the version, if the rows do not."""
-    compile_document(document, registry(), fence=fence())
+    compile_document(document, registry(), fence=fence(), references=references())
     live = ConfigVersion.objects.filter(live=True).defer("document").first()
     fingerprint = digest(document)
     if live is not None and live.digest == fingerprint:
@@ -175,7 +175,7 @@ def replace(document: object, *, author: Author, source: str, comment: str = "",
 
 def problems_of(document: Any) -> tuple[Problem, ...]:
     try:
-        compile_document(document, registry(), fence=fence())
+        compile_document(document, registry(), fence=fence(), references=references())
     except CompileError as error:
         return error.problems
     return ()

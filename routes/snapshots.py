@@ -14,7 +14,7 @@ _last: tuple[str, Registry, Snapshot] | None = None
 
 
 def live() -> Snapshot | None:
-    """None before anything was published. Raises CompileError when it needs plugins that are gone, RegistryProblems.
+    """None before anything was published. Raises CompileError when it needs plugins that are gone.
 
     One query while the version stays the same, two when it has changed.
     """
@@ -33,7 +33,7 @@ def live() -> Snapshot | None:
 
 
 def with_route(route: Route) -> Snapshot:
-    """The working copy with that route enabled: what it would do. Raises CompileError, RegistryProblems."""
+    """The working copy with that route enabled: what it would do. Raises CompileError."""
     document = selectors.working_document()
     for entry in document["routes"]:
         if entry["id"] == route.pk:

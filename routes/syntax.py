@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from pathlib import PurePosixPath
 from typing import Any
 
 from gateway.plugins.endpoints import check_url
+from gateway.proxy.expressions import compiled
 from gateway.proxy.patterns import Pattern
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -66,6 +67,28 @@ HEADER_CONDITIONS_SCHEMA: dict[str, Any] = {
     "additionalProperties": {
         "type": "array",
         "items": {"type": "string", "pattern": rf"^({_HEADER_EDGE}([ -~\x80-\xff]*{_HEADER_EDGE})?)?$"},
+    },
+}
+_GROUP = r"[A-Za-z0-9][A-Za-z0-9_.:/*-]{0,63}"  # as in `keys.models`
+#: Of a plugin's setting. `routes.document.When` says what it means.
+WHEN_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "methods": {"type": "array", "maxItems": 40, "items": METHOD_SCHEMA},
+        "headers": {
+            "type": "object",
+            "maxProperties": 20,
+            "propertyNames": {"pattern": r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"},
+            "additionalProperties": {"type": "string", "maxLength": 500, "pattern": r"^[^\x00]*$"},
+        },
+        "groups": {"type": "array", "maxItems": 100, "items": {"type": "string", "pattern": rf"^{_GROUP}$"}},
+        "networks": {
+            "type": "array",
+            "maxItems": 200,
+            "items": {"type": "string", "maxLength": 50, "pattern": r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"},
+        },
+        "paths": {"type": "array", "maxItems": 50, "items": PATH_SCHEMA},
     },
 }
 QUERY_CONDITIONS_SCHEMA: dict[str, Any] = {
@@ -253,6 +276,31 @@ def query_conditions(conditions: dict[str, list[str]]) -> dict[str, list[str]]:
         if not parameter or any(_CONTROL.search(text) for text in (parameter, *values)):
             raise ValueError(f"'{parameter}': a query parameter has a name, and no control characters.")
     return conditions
+
+
+def header_patterns(patterns: dict[str, str]) -> dict[str, str]:
+    normal: dict[str, str] = {}
+    for header, pattern in patterns.items():
+        if not _TOKEN.fullmatch(header):
+            raise ValueError(f"'{header}' is not a header name.")
+        if header.lower() in normal:
+            raise ValueError(f"'{header}' is there twice; header names are the same in upper and lower case.")
+        compiled(pattern)
+        normal[header.lower()] = pattern
+    return normal
+
+
+def group(text: str) -> str:
+    if not re.fullmatch(_GROUP, text):
+        raise ValueError(f"'{text}' is not the name of a group: letters, digits and _ . : / * - only.")
+    return text
+
+
+def network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no network such as 10.0.0.0/8 or 2001:db8::/32: {error}.") from None
 
 
 def config(value: dict[str, object]) -> dict[str, object]:

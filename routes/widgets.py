@@ -106,7 +106,7 @@ def redrawn(posted: Mapping[str, Any]) -> str:
 def placed_errors(plugin: str, config: Any) -> Errors:
     """What is wrong with a config, at its fields."""
     errors: dict[str, list[str]] = {}
-    for (_, *path), message in config_problems(plugin, config, catalogue.registry()):
+    for (_, *path), message in config_problems(plugin, config, catalogue.registry(), catalogue.references()):
         errors.setdefault(placed(fields_for(plugin), tuple(path)), []).append(message)
     return errors
 

@@ -84,7 +84,7 @@ def database_url(migrated: str) -> Iterator[str]:
 
 
 def forget_counters() -> None:
-    """Of limits and quotas: ids begin anew with each database, and a gateway before this one had a consumer 1 too."""
+    """Those of limits and quotas: ids begin anew with each database, and one before this had a consumer 1, too."""
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         for key in [*client.scan_iter("hg:rl:*"), *client.scan_iter("hg:quota:*")]:
             client.delete(key)

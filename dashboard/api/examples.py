@@ -80,6 +80,34 @@ ROWS: dict[str, Any] = {
     "next": "https://gateway.example.com/admin/v1/usage/rows?outcome=rate_limited&cursor=1795351295120000-81204",
     "searched_to": None,
 }
+WEBSOCKETS: dict[str, Any] = {
+    "items": [
+        {
+            "id": "9f8660999c8c931280920375793a935a",
+            "node": "gw-1",
+            "worker": 1,
+            "route_id": 3,
+            "route": "chat",
+            "consumer_id": 6,
+            "consumer": "bob",
+            "client_ip": "192.0.2.1",
+            "host": "api.example.com",
+            "path": "/chat",
+            "upstream_id": 7,
+            "upstream": "chat",
+            "target": "10.0.0.1:80",
+            "opened_at": "2026-11-22T12:02:35.120000Z",
+            "last_message_at": "2026-11-22T12:41:33.040000Z",
+            "messages_in": 12,
+            "messages_out": 340,
+            "bytes_in": 1_204,
+            "bytes_out": 98_301,
+        }
+    ],
+    "next": None,
+    "count": 1,
+    "silent": [],
+}
 STATUS: dict[str, Any] = {
     "version": {"number": 14, "digest": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"},
     "workers": [
@@ -103,6 +131,7 @@ STATUS: dict[str, Any] = {
             "id": 7,
             "name": "shop",
             "balancing": "round-robin",
+            "guard": {"circuit": "closed", "workers": 2, "workers_open": 0, "under_way": 3, "waiting": 0},
             "requests": 1800,
             "server_errors": 4,
             "error_share": 0.0022,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from dashboard.websockets import GOING_AWAY, REASON_BYTES
+from keys.api.shapes import Given, Text
 
 
 class Answer(BaseModel):
@@ -132,6 +135,99 @@ class UsageRowPage(Answer):
     """Set when looking ended here without filling the page; `next` goes on from there."""
 
 
+# --- WebSockets -------------------------------------------------------------------------------------------------------
+
+
+class WebSocket(Answer):
+    """One that is open. Bytes are those of messages."""
+
+    id: str
+    """The request id of its handshake; its usage row, written when it ends, has the same."""
+    node: str
+    worker: int
+    route_id: int
+    route: str
+    """As it was called at the handshake, like the other names."""
+    consumer_id: int | None
+    """null: nobody was identified, or only by a token."""
+    consumer: str | None
+    client_ip: str | None
+    host: str
+    path: str
+    """Without its query."""
+    upstream_id: int
+    upstream: str
+    target: str
+    opened_at: datetime
+    last_message_at: datetime | None
+    """In either direction; null: none yet."""
+    messages_in: int
+    """From the client."""
+    messages_out: int
+    bytes_in: int
+    bytes_out: int
+
+
+class WebSocketPage(Answer):
+    items: list[WebSocket]
+    next: str | None
+    """URL of the next page, of those opened earlier."""
+    count: int
+    """All that fit the filters, on all pages."""
+    silent: list[str]
+    """Workers (node/worker) that did not answer in time: what they have open is missing here."""
+
+
+def _short(reason: str) -> str:
+    if len(reason.encode()) > REASON_BYTES:
+        raise ValueError(f"A reason has at most {REASON_BYTES} bytes in UTF-8.")
+    return reason
+
+
+Reason = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00]*$", max_length=REASON_BYTES), AfterValidator(_short)
+]  # fmt: skip
+Code = Literal[1000, 1001, 1008, 1011, 1012, 1013] | Annotated[int, Field(ge=3000, le=4999)]
+
+
+class WebSocketClose(Given):
+    code: Code = GOING_AWAY
+    """Close code for both sides (RFC 6455 §7.4); from 3000 on what the application understands."""
+    reason: Reason = ""
+
+
+class WebSocketsClose(WebSocketClose):
+    """At least one of route, consumer and node."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string", "minLength": 1}}}
+                for name in ("route", "consumer", "node")
+            ]
+        }
+    )
+    route: Text = ""
+    """By name or id."""
+    consumer: Text = ""
+    """By name or id."""
+    node: Text = ""
+
+    @model_validator(mode="after")
+    def _narrowed(self) -> WebSocketsClose:
+        if not (self.route or self.consumer or self.node):
+            raise ValueError("Name a route, a consumer or a node: all WebSockets at once are closed by a roll.")
+        return self
+
+
+class WebSocketsClosed(Answer):
+    count: int
+    items: list[WebSocket]
+    """As they were. Of many, not all."""
+    silent: list[str]
+    """Workers (node/worker) that did not answer in time: what they have open may be open still."""
+
+
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
@@ -195,10 +291,26 @@ class TargetStatus(Answer):
     """The last one; null: not probed."""
 
 
+class GuardStatus(Answer):
+    """Of all workers that have it in use; each has its own circuit and its own ceiling."""
+
+    circuit: Literal["closed", "half-open", "open"] | None
+    """The worst of all workers; null: this upstream has no circuit breaker."""
+    workers: int
+    workers_open: int
+    """So many of them have their circuit open, or try it."""
+    under_way: int
+    """Requests and open WebSockets below the ceiling."""
+    waiting: int
+    """Requests that wait for a place."""
+
+
 class UpstreamStatus(Answer):
     id: int
     name: str
     balancing: str
+    guard: GuardStatus | None
+    """null: it has neither circuit breaker nor ceiling, no worker has used it yet, or none can be asked."""
     requests: int
     server_errors: int
     error_share: float | None

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 
 from dashboard import selectors
 from dashboard.api import examples, shapes
+from dashboard.guards import GuardState, guarded
 from gateway.api.lists import check_parameters
 from gateway.api.views import ApiView
 from routes.health import Health, Healths
@@ -74,21 +75,24 @@ def _degraded(live: int, alive: list[WorkerReport]) -> list[shapes.Degraded]:
 
 def _upstreams() -> list[shapes.UpstreamStatus]:
     """Four queries, however many there are."""
-    now, healths = timezone.now(), Healths()
+    now, healths, guards = timezone.now(), Healths(), guarded()
     shares: dict[Any, selectors.Share] = {
         share.value: share for share in selectors.top(now - WINDOW, now, "upstream_id", limit=_MOST_UPSTREAMS)
     }
     return [
-        _upstream(upstream, shares.get(upstream.pk), healths)
+        _upstream(upstream, shares.get(upstream.pk), healths, guards.get(upstream.name))
         for upstream in Upstream.objects.prefetch_related("targets")
     ]
 
 
-def _upstream(upstream: Upstream, share: selectors.Share | None, healths: Healths) -> shapes.UpstreamStatus:
+def _upstream(
+    upstream: Upstream, share: selectors.Share | None, healths: Healths, guard: GuardState | None
+) -> shapes.UpstreamStatus:
     return shapes.UpstreamStatus(
         id=upstream.pk,
         name=upstream.name,
         balancing=upstream.balancing,
+        guard=guard and shapes.GuardStatus.model_validate(guard),
         requests=share.requests if share else 0,
         server_errors=share.server_errors if share else 0,
         error_share=share.server_errors / share.requests if share else None,

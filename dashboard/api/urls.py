@@ -1,4 +1,4 @@
-"""Usage and status in the admin API, and the calls that show how to use a new key."""
+"""Usage, status and open WebSockets in the admin API, and the calls that show how to use a new key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from dashboard.api.rows import Rows
 from dashboard.api.status import Status
 from dashboard.api.usage import Series, Summary, Top
+from dashboard.api.websockets import WebSocketClose, WebSockets, WebSocketsClose
 from dashboard.snippets import door, snippets, traffic_url
 
 urlpatterns = [
@@ -15,6 +16,9 @@ urlpatterns = [
     path("usage/series", Series.as_view(), name="usage-series"),
     path("usage/top", Top.as_view(), name="usage-top"),
     path("usage/rows", Rows.as_view(), name="usage-rows"),
+    path("websockets", WebSockets.as_view(), name="websockets"),
+    path("websockets/close", WebSocketsClose.as_view(), name="websockets-close"),
+    path("websockets/<str:ref>/close", WebSocketClose.as_view(), name="websocket-close"),
     path("status", Status.as_view(), name="status"),
 ]
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -17,10 +18,10 @@ from dashboard.figures import figures
 from dashboard.flow import example, flow
 from dashboard.page import Guarded, Page
 from dashboard.snippets import traffic_url
-from gateway.plugins.registry import RegistryProblems
+from gateway.plugins.purges import Purge
 from gateway.proxy.snapshot import RouteSpec, Snapshot
 from keys.models import Consumer
-from routes import snapshots
+from routes import purging, snapshots
 from routes.catalogue import registry
 from routes.health import Healths
 from routes.models import Route
@@ -73,6 +74,23 @@ class RouteSwitch(Guarded):
         route.save(update_fields=["enabled", "updated_at"])
 
 
+class RoutePurge(Guarded):
+    """POST: what response-cache keeps of this route is no longer used."""
+
+    permissions = ("routes.view_route",)
+    writes = ("routes.change_route",)
+    http_method_names = ["post"]
+
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        route = get_object_or_404(Route, pk=pk)
+        try:
+            purging.purge([Purge("all", route=route.pk)])
+            messages.success(request, f"Kept answers of route {route} are no longer used.")
+        except purging.StoreUnavailable:
+            messages.error(request, "Nothing was purged: Redis is away, so workers would not hear of it.")
+        return redirect("dashboard:route", pk=pk)
+
+
 class RouteDetail(Page):
     template_name = "dashboard/route.html"
     nav = "routes"
@@ -112,7 +130,7 @@ class RouteDetail(Page):
             if spec is None:
                 snapshot = snapshots.with_route(self.route)
                 spec = _find(snapshot, self.route.pk)
-        except (CompileError, RegistryProblems) as error:
+        except CompileError as error:
             return {"problems": error.problems}
         assert snapshot is not None  # the route was found in it
         assert spec is not None
@@ -121,6 +139,7 @@ class RouteDetail(Page):
         return {
             "flow": drawn,
             "is_live": is_live,
+            "keeps": any(one.name == "response-cache" and one.route in ("", spec.name) for one in snapshot.plugins),
             "consumers": dict(names),
             "healths": Healths(),
             "curl": example(drawn, traffic_url(self.request)),
@@ -134,5 +153,6 @@ def _find(snapshot: Snapshot | None, pk: int) -> RouteSpec | None:
 urlpatterns = [
     path("routes/", Routes.as_view(), name="routes"),
     path("routes/<int:pk>/", RouteDetail.as_view(), name="route"),
+    path("routes/<int:pk>/purge/", RoutePurge.as_view(), name="route-purge"),
     path("routes/<int:pk>/switch/", RouteSwitch.as_view(), name="route-switch"),
 ]

@@ -16,6 +16,7 @@ from django.urls import path
 from dashboard import breakdown, edits
 from dashboard.breakdown import Day, TargetUsage, last_day
 from dashboard.figures import figures
+from dashboard.guards import GuardState, guarded
 from dashboard.page import Guarded, Page
 from routes.document import TargetFields, bounds
 from routes.health import Health, Healths
@@ -56,6 +57,7 @@ class Row:
     aims: list[Aim]
     routes: int
     day: Day
+    guard: GuardState | None = None
 
     @property
     def serving(self) -> int:
@@ -74,6 +76,7 @@ class Upstreams(Page):
             found = found.filter(name__icontains=wanted) | found.filter(targets__host__icontains=wanted)
         upstreams: list[Any] = list(found.distinct())
         healths = Healths()
+        guards = guarded() if any(map(_is_guarded, upstreams)) else {}
         days = last_day("upstream_id", [upstream.pk for upstream in upstreams], self.now)
         rows = [
             Row(
@@ -81,6 +84,7 @@ class Upstreams(Page):
                 aims(upstream, healths.targets(upstream), healths),
                 len(upstream.branches.all()),
                 days[upstream.pk],
+                guards.get(upstream.name),
             )
             for upstream in upstreams
         ]
@@ -109,6 +113,7 @@ class UpstreamDetail(Page):
             upstream=upstream,
             aims=aims(upstream, targets, healths, usage, former),
             discovery=healths.discovery(upstream),
+            guard=_guard(upstream),
             branches=branches,
             sampled=sum(one.requests for one in usage.values()),
             gone={address: one for address, one in usage.items() if address not in set(map(str, targets))},
@@ -116,6 +121,21 @@ class UpstreamDetail(Page):
             **figures(self.range, upstream_id=upstream.pk),
             **context,
         )
+
+
+def _guard(upstream: Upstream) -> GuardState | None:
+    """None: nothing guards it, so nobody is asked."""
+    if not _is_guarded(upstream):
+        return None
+    return guarded().get(upstream.name) or GuardState("unused" if _has_breaker(upstream) else None)
+
+
+def _is_guarded(upstream: Upstream) -> bool:
+    return bool(_has_breaker(upstream) or upstream.max_concurrency)
+
+
+def _has_breaker(upstream: Upstream) -> bool:
+    return bool(upstream.breaker_error_percent or upstream.breaker_slow_ms)
 
 
 def aims(

@@ -18,6 +18,8 @@
 | 422    | invalid               | the body says something that cannot be; every fault at its pointer       |
 | 500    | internal_error        | our fault; the log has the reason                                        |
 | 503    | database_unavailable  | PostgreSQL is away                                                       |
+| 503    | redis_unavailable     | Redis is away, over which workers are asked                              |
+| 503    | store_unavailable     | Redis is away, without which workers would not hear of a purge           |
 """
 
 from __future__ import annotations
@@ -97,6 +99,12 @@ class PreconditionFailed(ApiError):
     default_detail = "This has changed since you read it. Read it again."
 
 
+class RedisUnavailable(ApiError):
+    status_code = 503
+    default_code = "redis_unavailable"
+    default_detail = "Redis is not available. Try again shortly."
+
+
 class _TooLarge(ApiError):
     status_code = 413
     default_code = "too_large"
@@ -107,6 +115,12 @@ class _Unavailable(ApiError):
     status_code = 503
     default_code = "database_unavailable"
     default_detail = "PostgreSQL is not available. Traffic is served; try again shortly."
+
+
+class StoreUnavailable(ApiError):
+    status_code = 503
+    default_code = "store_unavailable"
+    default_detail = "Redis is not available, so workers would not hear of it. Try again shortly."
 
 
 class _Internal(ApiError):

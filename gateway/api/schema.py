@@ -131,7 +131,7 @@ _MEANINGS = {
     "413": "The body is too large.",
     "415": "The body's type is not one we read.",
     "422": "Every fault of the body, at its pointer.",
-    "503": "PostgreSQL is not available.",
+    "503": "PostgreSQL is not available, or Redis where workers are asked.",
 }
 
 

@@ -4,32 +4,43 @@
 |----------|---------------------------------------|--------------------------------------|-------------------------|
 | access   | route known, nothing sent             | raise Reject, return an Answer,      | 500, not forwarded:     |
 |          |                                       | change the upstream request          | fail closed             |
+| forward  | all hooks have agreed; goes around    | call what it was given, or not;      | 500, or the upstream's  |
+|          | the sending of the request            | change what came of it               | own error               |
 | response | head known, nothing sent; also for    | change status and headers            | 500 if unsent           |
 |          | answers and errors made here          |                                      |                         |
 | body     | head known, then chunks pass          | give the chunks back, to leave this  | connection aborted,     |
 |          |                                       | answer alone; transform, count, stop | never a second answer   |
 | log      | after the last byte, or the client    | record; never wait                   | logged                  |
 |          | left                                  |                                      |                         |
+| batch    | a while later, for many at once       | send, write; wait                    | logged, records lost    |
 
 `access`, `response` may be sync or async (the table knows which and awaits only the async ones); `body` is an async
-generator, or gives one; `log` is sync. Only hooks a plugin overrides are compiled into a route. `access` and `log` run
-in the order of GATEWAY_PLUGINS, `response` and `body` in the reverse order.
+generator, or gives one; `forward` is async, `log` sync; `batch` may be either, and one call of a setting is made at a
+time (`gateway.plugins.batches`). Only hooks a plugin overrides are compiled into a route. `access` and `log` run in the
+order of GATEWAY_PLUGINS, `response` and `body` in the reverse order, and the `forward` of the first goes around the
+others'.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.plugins.batches import Batches
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.passwords import Passwords
+from gateway.plugins.store import Store
 from gateway.proxy.exchange import Answer, Credential, Exchange
 from gateway.proxy.limits import Limit, LimitState
+from gateway.proxy.record import Record
 from gateway.proxy.snapshot import UpstreamSpec
 
-HOOKS = ("access", "response", "body", "log")
+HOOKS = ("access", "forward", "response", "body", "log", "batch")
+Forward = Callable[[Exchange], Awaitable[None]]
 ConsumerField = Literal["username", "custom_id"]
 
 
@@ -73,13 +84,18 @@ class CredentialLookup(Protocol):
         """Likewise the consumer of exactly this name, for whoever has proved it in another way than by a key."""
         ...
 
+    def find_login(self, username: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        """Likewise a username that has a password, which `proof` is for: the caller has yet to check it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a credential does not count: code is one of key_invalid, key_expired, key_revoked, consumer_disabled, and of
-    a consumer consumer_unknown."""
+    a consumer or login consumer_unknown. `proof` as in Credential: who does not know the password learns of none."""
 
     code: str
+    proof: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +131,12 @@ class Resources:
     clock: Callable[[], float]  # monotonic seconds
     wall: Callable[[], float]  # seconds since the epoch
     shadow: Shadow | None = None
+    passwords: Passwords = field(default_factory=Passwords)
+    batches: Batches = field(default_factory=Batches)
+    node: str = ""
+    log_dir: Path = Path("logs")  # where plugins may write files
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
+    store: Store = field(default_factory=Store)  # kept answers; likewise
 
 
 class Plugin:
@@ -125,6 +146,9 @@ class Plugin:
     Config: ClassVar[type[PluginConfig]]
     #: True for authentication: sets exchange.consumer. Settings scoped to a consumer apply after the last of these.
     identifies: ClassVar[bool] = False
+    #: Of `batch`: so many records at most in one call, and how long the first of them waits for others.
+    batch_max: int = 1000
+    batch_delay_s: float = 0.2
 
     def __init__(self, config: Any, resources: Resources, setting_id: int = 0) -> None:
         """May derive (parse, compile) from the config; no I/O.
@@ -140,6 +164,9 @@ class Plugin:
     def access(self, exchange: Exchange) -> Answer | Awaitable[Answer | None] | None:
         return None
 
+    async def forward(self, exchange: Exchange, forward: Forward) -> None:
+        await forward(exchange)
+
     def response(self, exchange: Exchange) -> Awaitable[None] | None:
         return None
 
@@ -147,6 +174,9 @@ class Plugin:
         return chunks
 
     def log(self, exchange: Exchange) -> None:
+        return None
+
+    def batch(self, records: Sequence[Record]) -> Awaitable[None] | None:
         return None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

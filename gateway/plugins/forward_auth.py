@@ -78,7 +78,10 @@ class ForwardAuth(Plugin):
             exchange.outcome = "rejected"
             return Answer(reply.status, [pair for pair in reply.headers if pair[0] in self._told], reply.body)
         self._drop(exchange)
-        exchange.headers += [pair for pair in reply.headers if pair[0] in self._upstream]
+        told = [pair for pair in reply.headers if pair[0] in self._upstream]
+        exchange.headers += told
+        if told:  # who that is about gets answers of its own
+            exchange.notes["identified"] = True
         if self._consumer:
             await self._identify(exchange, reply)
         return None

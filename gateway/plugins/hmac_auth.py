@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from gateway.plugins import claims
+from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.edits import check_name
 from gateway.proxy import headers
@@ -79,6 +80,8 @@ class HmacAuthConfig(PluginConfig):
     """Ask for a signed `Digest: SHA-256=…` with every body, and check it."""
     hide_credentials: bool = True
     """Take the signature out of the request before it goes upstream."""
+    anonymous: str = Field("", max_length=100)
+    """The username of the consumer that requests without a signature count as. Empty: they are refused."""
     run_on_preflight: bool = True
     """Ask for a signature on CORS preflights too. Browsers send none: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
@@ -111,7 +114,14 @@ class HmacAuth(Plugin):
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             return None
+        anonymous = self.config.anonymous
+        if anonymous and exchange.credential is not None:
+            return None
         said = self._said(exchange)
+        if said is None:
+            if not anonymous:
+                raise self._refused("signature_missing", "This request is not signed. Send `Authorization: hmac …`.")
+            return admit_anonymous(exchange, self.resources, anonymous)
         signed = said["headers"].lower().split()
         self._check_signed(exchange, signed)
         username, algorithm = said["username"], said["algorithm"]
@@ -131,12 +141,12 @@ class HmacAuth(Plugin):
 
     # ---- what the client says
 
-    def _said(self, exchange: Exchange) -> dict[str, str]:
-        """The parameters of the one `Authorization: hmac`."""
+    def _said(self, exchange: Exchange) -> dict[str, str] | None:
+        """The parameters of the one `Authorization: hmac`; None: there is none."""
         values = headers.get_all(exchange.headers, _AUTHORIZATION)
         signatures = [value for value in values if value[:5].lower() == b"hmac "]
         if not signatures:
-            raise self._refused("signature_missing", "This request is not signed. Send `Authorization: hmac …`.")
+            return None
         text = signatures[0][5:].strip().decode("latin-1")
         pairs = _PARAMETER.findall(text)
         if (

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from gateway.plugins import claims, jwks, provider, signatures, tokens
+from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
 from gateway.plugins.identity import OWNED, ClaimHeader, Text, canonical
@@ -107,6 +108,8 @@ class JwtConfig(PluginConfig):
     """Cookies that may carry it. Browsers send them by themselves: guard against CSRF."""
     hide_credentials: bool = False
     """Take the token out of the request before it goes upstream."""
+    anonymous: str = Field("", max_length=100)
+    """The username of the consumer that requests without a token count as. Empty: they are refused."""
     run_on_preflight: bool = True
     """Ask for a token on CORS preflights too. Browsers send none: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
@@ -185,7 +188,16 @@ class Jwt(Plugin):
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             self._drop_claims(exchange)
             return None
+        anonymous = self.config.anonymous
+        if anonymous and exchange.credential is not None:
+            self._drop_claims(exchange)
+            return None
         text = self._token(exchange)
+        if not text:
+            if not anonymous:
+                raise self._refused("token_missing", self._missing)
+            self._drop_claims(exchange)
+            return admit_anonymous(exchange, self.resources, anonymous)
         verified = self._remembered(text)
         if verified is None:
             token = self._read(text)
@@ -213,9 +225,10 @@ class Jwt(Plugin):
         return self._admit_later(exchange, verified, found)
 
     def _token(self, exchange: Exchange) -> bytes:
+        """b"": there is none."""
         found = self._places.find(exchange)
         if not found:
-            raise self._refused("token_missing", self._missing)
+            return b""
         if len(found) > 1:
             raise self._refused("token_invalid", "This request has several different tokens. Send exactly one.")
         return found.pop()

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
+from gateway.plugins.anonymous import admit, admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.proxy import headers, query
 from gateway.proxy.errors import Reject
@@ -23,9 +24,6 @@ KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_leng
 
 _AUTHORIZATION = b"authorization"
 _SCHEMES = (b"bearer", b"apikey")
-_OWNED = frozenset({
-    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
-})  # fmt: skip
 _DETAILS = {
     "key_invalid": "This API key is not valid here.",
     "key_expired": "This API key has expired. Ask for a new one.",
@@ -45,6 +43,8 @@ class KeyAuthConfig(PluginConfig):
     """Look in `Authorization: Bearer <key>` or `ApiKey <key>`, if no key stands under `key_names`."""
     hide_credentials: bool = True
     """Take the key out of the request before it goes upstream."""
+    anonymous: str = Field("", max_length=100)
+    """The username of the consumer that requests without a key count as. Empty: they are refused."""
     run_on_preflight: bool = True
     """Ask for a key on CORS preflights too. Browsers send none: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
@@ -77,20 +77,26 @@ class KeyAuth(Plugin):
     async def access(self, exchange: Exchange) -> None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             return
+        anonymous = self.config.anonymous
+        if anonymous and exchange.credential is not None:
+            return
         key = self._key(exchange)
+        if not key:
+            if not anonymous:
+                raise self._refused("key_missing", self._missing)
+            await admit_anonymous(exchange, self.resources, anonymous)
+            return
         found = self.resources.credentials.find_key(hashlib.sha256(key).digest())
         if not isinstance(found, (Credential, Refusal)):  # not remembered by this worker
             found = await found
         if isinstance(found, Refusal):
             raise self._refused(found.code, _DETAILS.get(found.code, _DETAILS["key_invalid"]))
-        exchange.consumer, exchange.credential = found.consumer, found
         if self.config.hide_credentials:
             self._hide(exchange, key)
-        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in _OWNED]
-        exchange.headers += found.fields
+        admit(exchange, found)
 
     def _key(self, exchange: Exchange) -> bytes:
-        """The one key of this request. The same key in two places is one key; the empty string is none."""
+        """The one key of this request, b"" if it has none. The same key in two places is one key."""
         names = self._header_names
         keys = {pair[1] for pair in exchange.headers if pair[0] in names}
         if exchange.query:
@@ -100,7 +106,7 @@ class KeyAuth(Plugin):
         if not keys and self.config.key_in_authorization:
             keys = {key for value in headers.get_all(exchange.headers, _AUTHORIZATION) if (key := _from_scheme(value))}
         if not keys:
-            raise self._refused("key_missing", self._missing)
+            return b""
         if len(keys) > 1:
             raise self._refused("key_invalid", "This request has several different API keys. Send exactly one.")
         key = keys.pop()

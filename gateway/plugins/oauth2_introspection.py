@@ -21,6 +21,7 @@ from urllib.parse import quote_plus, urlencode
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from gateway.plugins import claims
+from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.bearer import Places
 from gateway.plugins.endpoints import AuthorizationUnavailable, Endpoint, Reply, Url
@@ -58,6 +59,8 @@ class Oauth2IntrospectionConfig(PluginConfig):
     """Cookies that may carry it. Browsers send them by themselves: guard against CSRF."""
     hide_credentials: bool = False
     """Take the token out of the request before it goes upstream."""
+    anonymous: str = Field("", max_length=100)
+    """The username of the consumer that requests without a token count as. Empty: they are refused."""
     run_on_preflight: bool = True
     """Ask for a token on CORS preflights too. Browsers send none: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
@@ -113,7 +116,15 @@ class Oauth2Introspection(Plugin):
     async def access(self, exchange: Exchange) -> None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             return
+        anonymous = self.config.anonymous
+        if anonymous and exchange.credential is not None:
+            return
         token = self._token(exchange)
+        if not token:
+            if not anonymous:
+                raise self._refused(401, "token_missing", f"This request has no token. Send one {self._places}.")
+            await admit_anonymous(exchange, self.resources, anonymous)
+            return
         told = self._remembered(token) or await self._asked(exchange, token)
         if told is None:
             raise self._refused(401, "token_invalid", "The token is not active.")
@@ -122,9 +133,10 @@ class Oauth2Introspection(Plugin):
         await self._identify(exchange, told)
 
     def _token(self, exchange: Exchange) -> bytes:
+        """b"": there is none."""
         found = self._places.find(exchange)
         if not found:
-            raise self._refused(401, "token_missing", f"This request has no token. Send one {self._places}.")
+            return b""
         if len(found) > 1:
             raise self._refused(401, "token_invalid", "This request has several different tokens. Send exactly one.")
         token = found.pop()

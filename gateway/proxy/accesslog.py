@@ -24,19 +24,12 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.proxy import metrics
-from gateway.proxy.record import Record
+from gateway.proxy.record import Record, members
 
 logger = logging.getLogger(__name__)
 
 Format = Literal["json", "common"]
 MAX_PENDING = 200  # batches that wait for the disk
-
-#: Members of a JSON line, in the words of the usage rows.
-MEMBERS = (
-    "request_id", "config_version", "method", "host", "status", "outcome", "detail", "client_ip", "route", "target",
-    "consumer_id", "key_id", "bytes_in", "bytes_out", "tries", "cache_status",
-)  # fmt: skip
-_AT = [Record._fields.index(name) for name in MEMBERS]
 
 
 class AccessLog:
@@ -108,16 +101,7 @@ class AccessLog:
 
 
 def json_line(record: Record, node: str) -> str:
-    """Times in ms; `path` as the client wrote it, without the query, which may hold secrets."""
-    said: dict[str, object] = {"at": _moment(record.at_s), "node": node, "path": record.path.decode("latin-1")}
-    for name, place in zip(MEMBERS, _AT, strict=True):
-        value = record[place]
-        if value is not None and value != "":
-            said[name] = value
-    said["duration_ms"], said["gateway_ms"] = round(record.duration_ms, 3), round(record.gateway_ms, 3)
-    if record.upstream_ms is not None:
-        said["upstream_ms"] = round(record.upstream_ms, 3)
-    return json.dumps(said, separators=(",", ":")) + "\n"
+    return json.dumps(members(record, node), separators=(",", ":")) + "\n"
 
 
 def common_line(record: Record, node: str) -> str:
@@ -131,16 +115,6 @@ def common_line(record: Record, node: str) -> str:
         f"{record.client_ip or '-'} - {who} [{at}] "
         f'"{record.method} {path} HTTP/1.1" {record.status} {record.bytes_out or "-"}\n'
     )
-
-
-def _moment(at_s: float) -> str:
-    second = int(at_s)
-    return f"{_second(second)}.{int((at_s - second) * 1000):03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(at_s: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
 
 
 @lru_cache(maxsize=4)

@@ -39,11 +39,12 @@ STALE_S = 3600.0  # with PostgreSQL down: since the last successful look
 REDIS_TTL_S = 300
 CHANGES_KEPT_S = 2.0 * REDIS_TTL_S  # outlives every entry in Redis that a change makes worthless
 MAX_CHANGES = 100_000
-MAX_NAME = 100  # of a consumer: longer ones do not exist
+MAX_NAME, MAX_LOGIN = 100, 128  # of a consumer, of a username with a password: longer ones do not exist
 FETCH_TIMEOUT_S = 1.0
 MAX_FETCHES = 2  # at once: the poll of the feed shares the same few database threads
 RETRY_S = 1.0
 
+LOGIN = "login:"  # how a Question for a username with a password begins
 NEVER = float("-inf")
 EXPIRED, UNKNOWN = Refusal("key_expired"), Refusal("consumer_unknown")
 logger = logging.getLogger(__name__)
@@ -95,8 +96,11 @@ class Credentials:
 
     def find_consumer(self, by: ConsumerField, value: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
         """One who is made after being asked for is known 5 s later at most: only changes and ends are in the feed."""
-        storable = len(value) <= MAX_NAME and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
-        return self._recalled(f"{by}:{value}") if storable else UNKNOWN
+        return self._recalled(f"{by}:{value}") if _storable(value, MAX_NAME) else UNKNOWN
+
+    def find_login(self, username: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        """As find_consumer. What passwords have to fit stays out of Redis."""
+        return self._recalled(f"{LOGIN}{username}") if _storable(username, MAX_LOGIN) else UNKNOWN
 
     def _recalled(self, question: Question) -> Credential | Refusal | Awaitable[Credential | Refusal]:
         entry = self._known.get(question) or self._unknown.get(question)
@@ -220,7 +224,7 @@ class Credentials:
 
     async def _recall(self, question: Question) -> Found | None:
         """From Redis, unless a change that we know of makes it worthless, or we have not heard of any change yet."""
-        if self._seal is None or self._fed_s == NEVER:
+        if self._seal is None or self._fed_s == NEVER or _is_login(question):
             return None
         try:
             sealed = await self._command("GET", _redis_key(question))
@@ -230,7 +234,7 @@ class Credentials:
         return None if found is None or self._changes.outdate(question, found) else found
 
     async def _share(self, question: Question, found: Found) -> None:
-        if self._seal is None:
+        if self._seal is None or _is_login(question):
             return
         with contextlib.suppress(RedisUnavailable):
             sealed = self._seal.write(question, found, self._wall())
@@ -299,6 +303,14 @@ class Lru:
 
     def questions_of(self, consumers: Iterable[int]) -> list[Question]:
         return [question for consumer_id in consumers for question in self._questions.get(consumer_id, ())]
+
+
+def _storable(value: str, longest: int) -> bool:
+    return len(value) <= longest and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_login(question: Question) -> bool:
+    return isinstance(question, str) and question.startswith(LOGIN)
 
 
 def _redis_key(question: Question) -> str:

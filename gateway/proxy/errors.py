@@ -39,7 +39,8 @@ OUTCOMES: frozenset[str] = frozenset({
     "answered",  # a plugin answered by itself (preflight, mock, cache)
     "no_route", "not_ready", "bad_request", "bad_path", "ambiguous_path", "body_too_large",
     "key_missing", "key_invalid", "key_expired", "key_revoked", "consumer_disabled", "acl_denied",
-    "token_missing", "token_invalid", "token_expired", "rate_limited", "rejected",
+    "token_missing", "token_invalid", "token_expired", "credentials_missing", "credentials_invalid",
+    "rate_limited", "rejected",
     "plugin_failed", "redis_unavailable", "credentials_unavailable",
     "no_target", "no_healthy_target", "upstream_busy", "circuit_open",
     "upstream_unreachable", "upstream_forbidden", "upstream_broke", "upstream_timeout",

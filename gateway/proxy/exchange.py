@@ -31,14 +31,16 @@ class Consumer:
 class Credential:
     """What proved it. `id` is the primary key; `hint` (a key's prefix) may be shown and logged, a secret never.
 
-    Of a token (`jwt`), `id` is a hash of who it is about, and `hint` the claim that says so.
+    Of a token (`jwt`), `id` is a hash of who it is about, and `hint` the claim that says so. `proof`: of a username,
+    what its password has to fit (`gateway.plugins.passwords`).
     """
 
-    kind: str  # "key", "jwt"
+    kind: str  # "key", "jwt", "basic", …
     id: int
     hint: str
     consumer: Consumer
     scopes: frozenset[str] = frozenset()
+    proof: str = field(default="", repr=False, compare=False)
     fields: Pairs = field(init=False, repr=False, compare=False)  # what tells the upstream who calls
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class Paced:
 
 
 _NO_CLAIMS: dict[str, Any] = {}
+_NO_FIELDS: Pairs = []
 
 
 class Exchange:
@@ -95,6 +98,7 @@ class Exchange:
 
     __slots__ = (
         "answer_body",
+        "answer_fields",
         "authority",
         "bodies",
         "body",
@@ -110,6 +114,7 @@ class Exchange:
         "content_length",
         "credential",
         "detail",
+        "end",
         "finished_s",
         "forwarded_for",
         "headers",
@@ -194,8 +199,10 @@ class Exchange:
         self.status = 0  # 0: no answer yet
         self.response_headers: Pairs | None = None
         self.answer_body: bytes | AsyncIterator[bytes] = b""
+        self.answer_fields: Pairs = _NO_FIELDS  # as the upstream sent them, hop-by-hop ones too; never changed
         self.bodies: list[AsyncIterator[bytes]] = []  # what body hooks made of the answer's, outermost first
         self.release: Callable[[], Awaitable[None]] | None = None  # gives the upstream's connection back
+        self.end: Callable[[], None] | None = None  # ends a stream of events early, as if the upstream had
         self.cache_status = ""
         self.outcome = ""
         self.detail = ""  # one sentence for the operator, on the usage row

@@ -18,6 +18,7 @@ from gateway.proxy import headers as fields
 from gateway.proxy.answer import AnswerStream
 from gateway.proxy.balancer import Balancer, TargetState
 from gateway.proxy.care import Attempts, KeptBody, Permit, deadline_of
+from gateway.proxy.ending import Ending, may_end
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.guard import Guards
@@ -160,9 +161,16 @@ class Forwarder:
 
 def _deliver(exchange: Exchange, response: httpx.Response, stream: AnswerStream, whole: bytes | None) -> None:
     exchange.status = response.status_code
-    exchange.response_headers = fields.end_to_end(response.headers.raw)
+    exchange.answer_fields = raw = response.headers.raw
+    exchange.response_headers = fields.end_to_end(raw)
     fields.append_token(exchange.response_headers, b"via", VIA)
-    exchange.answer_body = aiter(stream) if whole is None else whole
+    if whole is not None:
+        exchange.answer_body = whole
+    elif may_end(exchange.response_headers):
+        events = Ending(exchange, aiter(stream))
+        exchange.answer_body, exchange.end = events, events.end
+    else:
+        exchange.answer_body = aiter(stream)
 
 
 class Lease:

@@ -23,7 +23,8 @@ from gateway.proxy.exchange import Consumer, Credential
 FORMAT = b"hydragate credential in redis, format 1"
 
 
-#: What is asked: the digest of a key, or of a consumer its field and value (`username:anna`). Two types, so that no key
+#: What is asked: the digest of a key, or of a consumer its field and value (`username:anna`), or a username that has a
+#: password (`login:anna`). Two types, so that no key
 #: a client makes up can ever be taken for a name.
 Question = bytes | str
 

@@ -77,6 +77,11 @@ WEBSOCKET_MESSAGES = Counter(
 ACCESS_LOG_DROPPED = Counter(
     "hydragate_access_log_dropped_total", "Lines of the access log lost: the disk is full, hangs or refuses."
 )
+PLUGIN_DROPPED = Counter(
+    "hydragate_plugin_records_dropped_total",
+    "Records of requests that a plugin such as `http-log` could not hand on.",
+    ["plugin"],
+)
 TARGET_UP = Gauge(
     "hydragate_upstream_target_up", "1: takes requests, or is drained. 0: its probes fail, or a worker has ejected it.",
     ["upstream", "target"], multiprocess_mode="livemostrecent",

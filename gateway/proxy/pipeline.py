@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from functools import partial
 from random import random
 from time import perf_counter
 
@@ -23,11 +24,10 @@ from gateway.proxy.exchange import Answer, Exchange, Paced
 from gateway.proxy.forward import Forwarder
 from gateway.proxy.headers import remove
 from gateway.proxy.paths import is_plain, normalise
-from gateway.proxy.table import AccessHook, Chain, RoutingTable
+from gateway.proxy.table import AccessHook, Chain, Forward, RoutingTable
 
 logger = logging.getLogger("gateway.proxy")
 _NO_HOOKS = Chain()
-Forward = Callable[[Exchange], Awaitable[None]]
 
 
 class Pipeline:
@@ -93,6 +93,8 @@ class Pipeline:
         if answer is None and exchange.chain.access:
             answer = await _access(exchange.chain.access, exchange)
         if answer is None:
+            for hook in exchange.chain.forward:
+                forward = partial(hook, forward=forward)
             await forward(exchange)
         return answer
 

@@ -210,6 +210,17 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class When:
+    """Which requests a setting is for; see `gateway.proxy.conditions`. What is empty says nothing."""
+
+    methods: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, str], ...] = ()  # (name in lower case, RE2 pattern)
+    groups: frozenset[str] = frozenset()
+    networks: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PluginSpec:
     """One plugin setting. `config` is the validated `Plugin.Config` instance (frozen pydantic)."""
 
@@ -220,6 +231,7 @@ class PluginSpec:
     upstream: str
     consumer_id: int  # 0 where the scope has none
     config: Any
+    when: When | None = None  # None: always
 
 
 @dataclass(frozen=True, slots=True)

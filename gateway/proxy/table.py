@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
+from gateway.plugins.batches import Batches
 from gateway.plugins.registry import Registry
+from gateway.proxy.conditions import Conditional
 from gateway.proxy.errors import NoTarget
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.match import Index
 from gateway.proxy.snapshot import PluginSpec, RouteSpec, Scope, Snapshot, UpstreamSpec
 
 AccessHook = Callable[[Exchange], Answer | Awaitable[Answer | None] | None]
+Forward = Callable[[Exchange], Awaitable[None]]
+ForwardHook = Callable[[Exchange, Forward], Awaitable[None]]
 ResponseHook = Callable[[Exchange], Awaitable[None] | None]
 BodyHook = Callable[[Exchange, AsyncIterator[bytes]], AsyncIterator[bytes]]
 LogHook = Callable[[Exchange], None]
@@ -30,9 +34,10 @@ _SPECIFICITY: tuple[Scope, ...] = ("route_consumer", "upstream_consumer", "consu
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The hooks of one way through the gateway, flat and in order: `response` and `body` already reversed."""
+    """The hooks of one way through the gateway, flat and in order: all but `access` and `log` already reversed."""
 
     access: tuple[AccessHook, ...] = ()
+    forward: tuple[ForwardHook, ...] = ()
     response: tuple[ResponseHook, ...] = ()
     body: tuple[BodyHook, ...] = ()
     log: tuple[LogHook, ...] = ()
@@ -100,7 +105,8 @@ class RoutingTable:
         compiler = _Compiler(snapshot, registry, resources)
         routes = [(route, compiler.route(route)) for route in snapshot.routes]
         self._branches = [branch for _, route in routes for branch in route.branches]
-        self._leading = [plugin for plugin in compiler.plugins.values() if plugin.config.upstreams_named()]
+        plugins = [one.plugin if isinstance(one, Conditional) else one for one in compiler.plugins.values()]
+        self._leading = [plugin for plugin in plugins if plugin.config.upstreams_named()]
         for plugin in self._leading:
             plugin.upstreams = snapshot.upstreams
         self.index: Index[CompiledRoute] = Index(routes)
@@ -152,9 +158,10 @@ class _Compiler:
     def __init__(self, snapshot: Snapshot, registry: Registry, resources: Resources) -> None:
         self.snapshot = snapshot
         self.settings = Settings(snapshot.plugins, registry.names)
-        self.plugins = {s.id: registry[s.name](s.config, resources, s.id) for s in snapshot.plugins}
-        identifying = [position for position, name in enumerate(registry.names) if registry[name].identifies]
-        self.identify_names = frozenset(registry.names[: max(identifying, default=-1) + 1])
+        self.plugins = {setting.id: _plugin(setting, registry, resources) for setting in snapshot.plugins}
+        self.batches = resources.batches
+        self.collectors: dict[Plugin | Conditional, LogHook] = {}
+        self.identify_names = frozenset(registry.names[: registry.identified + 1])
 
     def route(self, route: RouteSpec) -> CompiledRoute:
         branches = []
@@ -175,12 +182,34 @@ class _Compiler:
         then = [plugin for plugin in plugins if plugin.name not in self.identify_names]
         chain = Chain(
             access=_hooks("access", then),
+            forward=_hooks("forward", reversed(plugins)),
             response=_hooks("response", reversed(plugins)),
             body=_hooks("body", reversed(plugins)),
-            log=_hooks("log", plugins),
+            log=(*_hooks("log", plugins), *self._collectors(plugins)),
         )
         return _hooks("access", first), chain
 
+    def _collectors(self, plugins: Iterable[Plugin | Conditional]) -> list[LogHook]:
+        """Of the `batch` phase, which has no hook of its own in a request. One for each setting."""
+        found = []
+        for plugin in plugins:
+            if "batch" in plugin.hooks():
+                if plugin not in self.collectors:
+                    self.collectors[plugin] = _collector(plugin, self.batches)
+                found.append(self.collectors[plugin])
+        return found
 
-def _hooks(phase: str, plugins: Iterable[Plugin]) -> tuple[Any, ...]:
-    return tuple(getattr(plugin, phase) for plugin in plugins if phase in type(plugin).hooks())
+
+def _plugin(setting: PluginSpec, registry: Registry, resources: Resources) -> Plugin | Conditional:
+    plugin = registry[setting.name](setting.config, resources, setting.id)
+    return plugin if setting.when is None else Conditional(plugin, setting.when)
+
+
+def _collector(plugin: Plugin | Conditional, batches: Batches) -> LogHook:
+    if isinstance(plugin, Conditional):
+        return plugin.where_it_holds(batches.collector(plugin.plugin))
+    return batches.collector(plugin)
+
+
+def _hooks(phase: str, plugins: Iterable[Plugin | Conditional]) -> tuple[Any, ...]:
+    return tuple(getattr(plugin, phase) for plugin in plugins if phase in plugin.hooks())

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -23,7 +25,9 @@ from gateway.proxy.certificates import tls_context
 from gateway.proxy.errors import ConnectFailed, UpstreamBroke, UpstreamError, UpstreamForbidden, UpstreamTimeout
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.forward import VIA, Forwarder, request_headers, request_target
+from gateway.proxy.guard import Guard
 from gateway.proxy.headers import Pairs, append_token, end_to_end
+from gateway.proxy.health import NOT_ITS_FAULT, blames
 from gateway.proxy.snapshot import TargetSpec, UpstreamSpec
 
 KEEP_ALIVE_S = 20.0
@@ -33,6 +37,15 @@ _HANDSHAKE_PREFIX = b"sec-websocket-"
 
 logger = logging.getLogger(__name__)
 logging.getLogger("websockets.client").setLevel(logging.CRITICAL)  # what fails is on the usage row
+
+
+@dataclass(frozen=True, slots=True)
+class _Handshake:
+    """What every target is asked. `own_host` empty: the target's."""
+
+    own_host: bytes
+    path: bytes
+    pairs: Pairs
 
 
 class UpstreamSocket:
@@ -45,44 +58,80 @@ class UpstreamSocket:
         self._subprotocols = [Subprotocol(name) for name in subprotocols]
         self._max_bytes = max_bytes
         self._state: TargetState | None = None
+        self._leave: Callable[[], None] | None = None  # the ceiling
 
     async def open(self, exchange: Exchange) -> None:
-        """Raises UpstreamError."""
+        """Raises UpstreamError. An open socket keeps its place below the upstream's ceiling until it ends."""
         upstream, route = exchange.upstream, exchange.route
         assert upstream is not None
         assert route is not None
         own_host, pairs = request_headers(exchange, route)
-        path = request_target(exchange, route)
+        handshake = _Handshake(own_host, request_target(exchange, route), pairs)
+        if upstream.care is None:
+            await self._try(exchange, upstream, handshake, None)
+            return
+        guard = self._forwarder.guards.of(upstream, upstream.care)
+        await guard.ceiling.enter(_deadline_s(upstream))
+        self._leave = guard.ceiling.leave
+        try:
+            guard.budget.request()
+            await self._try(exchange, upstream, handshake, guard)
+        finally:
+            if exchange.status != 101:
+                self._give_back()
+
+    async def _try(
+        self, exchange: Exchange, upstream: UpstreamSpec, handshake: _Handshake, guard: Guard | None
+    ) -> None:
+        """One target after another, as long as none can be connected to. Each counts for the circuit breaker."""
+        breaker = None if guard is None else guard.breaker
         tried: set[str] = set()
         while True:
-            state = self._forwarder.balancer.pick(upstream.base or upstream, tried)
-            exchange.target = state.target.address
-            exchange.tries += 1
-            exchange.sent_s = perf_counter()
-            state.in_flight += 1
+            trial = breaker.admit() if breaker is not None else False
             try:
-                host = own_host or state.target.authority
-                self.connection = await self._opened(upstream, state.target, host, path, pairs)
-            except InvalidStatus as refused:
-                state.in_flight -= 1
-                self._answered(exchange, state, refused.response.status_code)
-                _deliver(exchange, refused.response)
-                return
+                await self._attempt(exchange, upstream, handshake, tried)
             except BaseException as error:
-                state.in_flight -= 1
-                trouble = _translated(error)
-                if trouble is None:
+                if breaker is not None and isinstance(error, UpstreamError) and blames(error, False):
+                    breaker.settle(trial, True, perf_counter() - exchange.sent_s)
+                elif breaker is not None:
+                    breaker.abandon(trial)
+                if not isinstance(error, ConnectFailed | UpstreamForbidden) or exchange.tries > upstream.retries:
                     raise
-                state.broke(trouble, False)
-                tried.add(state.target.address)
-                if exchange.tries > upstream.retries or not isinstance(trouble, ConnectFailed | UpstreamForbidden):
-                    raise trouble from error
+                if guard is not None and not _may_again(guard):
+                    raise
                 continue
-            self._answered(exchange, state, 101)
-            self._state = state
-            exchange.status, exchange.response_headers, exchange.answer_body = 101, [], b""
-            exchange.release = self.aclose
+            if breaker is not None:
+                status, took_s = exchange.status, exchange.upstream_head_s - exchange.sent_s
+                breaker.settle(trial, status >= 500 and status not in NOT_ITS_FAULT, took_s)
             return
+
+    async def _attempt(
+        self, exchange: Exchange, upstream: UpstreamSpec, handshake: _Handshake, tried: set[str]
+    ) -> None:
+        state = self._forwarder.balancer.pick(upstream.base or upstream, tried, exchange)
+        tried.add(state.target.address)
+        exchange.target = state.target.address
+        exchange.tries += 1
+        exchange.sent_s = perf_counter()
+        state.in_flight += 1
+        try:
+            self.connection = await self._opened(upstream, state.target, handshake)
+        except InvalidStatus as refused:
+            state.in_flight -= 1
+            self._answered(exchange, state, refused.response.status_code)
+            _deliver(exchange, refused.response)
+            return
+        except BaseException as error:
+            state.in_flight -= 1
+            trouble = _translated(error)
+            if trouble is None:
+                raise
+            state.broke(trouble, False)
+            raise trouble from error
+        self._answered(exchange, state, 101)
+        self._state = state
+        exchange.status, exchange.response_headers, exchange.answer_body = 101, [], b""
+        exchange.release = self.aclose
 
     def abort(self) -> None:
         """The client is gone without a word: so are we."""
@@ -91,31 +140,35 @@ class UpstreamSocket:
 
     async def aclose(self, code: int = 1001, reason: str = "") -> None:
         """Closing twice is harmless."""
+        self._give_back()
+        if self.connection is not None:
+            await self.connection.close(code, reason)
+
+    def _give_back(self) -> None:
         state, self._state = self._state, None
         if state is not None:
             state.in_flight -= 1
-        if self.connection is not None:
-            await self.connection.close(code, reason)
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
 
     @staticmethod
     def _answered(exchange: Exchange, state: TargetState, status: int) -> None:
         exchange.upstream_head_s = perf_counter()
         state.answered(status, exchange.upstream_head_s - exchange.sent_s)
 
-    async def _opened(
-        self, upstream: UpstreamSpec, target: TargetSpec, host: bytes, path: bytes, pairs: Pairs
-    ) -> ClientConnection:
+    async def _opened(self, upstream: UpstreamSpec, target: TargetSpec, handshake: _Handshake) -> ClientConnection:
         if target.host.startswith("unix:"):
-            return await self._at({"unix": True, "path": target.host[5:]}, upstream, target, host, path, pairs)
+            return await self._at({"unix": True, "path": target.host[5:]}, upstream, target, handshake)
         async with asyncio.timeout(upstream.connect_timeout_s):
             *others, last = await self._forwarder.transports.fence.addresses(target.host, target.port)
         for address in others:
             with contextlib.suppress(OSError):
-                return await self._at({"host": address, "port": target.port}, upstream, target, host, path, pairs)
-        return await self._at({"host": last, "port": target.port}, upstream, target, host, path, pairs)
+                return await self._at({"host": address, "port": target.port}, upstream, target, handshake)
+        return await self._at({"host": last, "port": target.port}, upstream, target, handshake)
 
     async def _at(
-        self, place: dict[str, Any], upstream: UpstreamSpec, target: TargetSpec, host: bytes, path: bytes, pairs: Pairs
+        self, place: dict[str, Any], upstream: UpstreamSpec, target: TargetSpec, handshake: _Handshake
     ) -> ClientConnection:
         secure = upstream.protocol == "https"
         if secure:
@@ -124,11 +177,12 @@ class UpstreamSocket:
             place["server_hostname"] = upstream.tls.server_name or (
                 "localhost" if local else target.name or target.host
             )
+        host = handshake.own_host or target.authority
         return await connect(
-            f"{'wss' if secure else 'ws'}://{host.decode('latin-1')}{path.decode('ascii')}",
+            f"{'wss' if secure else 'ws'}://{host.decode('latin-1')}{handshake.path.decode('ascii')}",
             additional_headers=[
                 (name.decode("latin-1"), value.decode("latin-1"))
-                for name, value in pairs
+                for name, value in handshake.pairs
                 if not name.startswith(_HANDSHAKE_PREFIX)
             ],
             subprotocols=self._subprotocols or None,
@@ -143,6 +197,16 @@ class UpstreamSocket:
             max_queue=4,
             **place,
         )
+
+
+def _deadline_s(upstream: UpstreamSpec) -> float:
+    """Until when the handshake may wait for a place, in the loop's time."""
+    return asyncio.get_running_loop().time() + upstream.total_timeout_s if upstream.total_timeout_s else inf
+
+
+def _may_again(guard: Guard) -> bool:
+    """As `Attempts` of requests: not while the circuit is open, and only as far as the budget goes."""
+    return (guard.breaker is None or guard.breaker.phase == "closed") and guard.budget.take()
 
 
 def _translated(error: BaseException) -> UpstreamError | None:

@@ -35,7 +35,7 @@ class ClientGone(OSError):
 
 class Cycle:
     """What an application may do beyond ASGI, by `scope["extensions"]["hydragate.cycle"]`: `cancel_with_client`,
-    `on_disconnect`, `answer`, `early_hints`, `abort`.
+    `on_disconnect`, `on_drain`, `answer`, `early_hints`, `abort`.
 
     State begins as class attributes: most requests never touch most of it, and creating one stays cheap."""
 
@@ -54,6 +54,7 @@ class Cycle:
     # the client
     gone = False
     _callbacks: tuple[Callable[[], object], ...] = ()
+    _end_early: Callable[[], object] | None = None
     task: asyncio.Task[None] | None = None
 
     def __init__(self, connection: Connection, head: Head) -> None:
@@ -120,6 +121,19 @@ class Cycle:
             callback()
         elif not self._ended:
             self._callbacks += (callback,)
+
+    def on_drain(self, callback: Callable[[], object]) -> None:
+        """Called when the worker is to end and this answer is not whole yet; at once, if that is so already."""
+        if self._connection.listener.draining:
+            callback()
+        else:
+            self._end_early = callback
+
+    def drain(self) -> None:
+        """The worker is to end: called by the listener."""
+        callback, self._end_early = self._end_early, None
+        if callback is not None and not self._ended and not self.gone:
+            callback()
 
     def abort(self) -> None:
         """The answer cannot be completed, and the client must see that."""

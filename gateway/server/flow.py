@@ -17,6 +17,7 @@ LOOK_S = 0.5
 _OVER = frozenset({7, 8})  # Linux: TCP_CLOSE, TCP_CLOSE_WAIT
 #: A message takes memory beyond its bytes.
 OVERHEAD = 256
+REASON_BYTES = 123
 
 
 class Flow:
@@ -29,6 +30,8 @@ class Flow:
         self._writable = asyncio.Event()
         self._writable.set()
         self._on_left: Callable[[], None] | None = None
+        self.reason = ""  # the client's, when it has closed
+        self.on_end: Callable[[], None] = lambda: None  # called when the connection has ended
 
     def begin(self) -> None:
         """The protocol has its transport."""
@@ -58,7 +61,8 @@ class Flow:
         finally:
             self._on_left = None
 
-    def left(self) -> None:
+    def left(self, reason: str = "") -> None:
+        self.reason = reason
         self._writable.set()
         if self._on_left is not None:
             self._on_left()
@@ -83,7 +87,7 @@ class Flow:
         """Any code that may be sent; None: a close frame without one."""
         protocol = self._protocol
         if protocol.state == protocol.STATE_OPEN:
-            protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:120] if code else None, isReply=False)
+            protocol.sendCloseFrame(code=code, reasonUtf8=_fitting(reason) if code else None, isReply=False)
 
     # --- IPushProducer: what the transport tells
 
@@ -106,8 +110,15 @@ def _is_over(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _OVER
 
 
+def _fitting(reason: str) -> bytes:
+    """As much of it as a close frame holds (RFC 6455 §5.5), in whole characters."""
+    return reason.encode()[:REASON_BYTES].decode(errors="ignore").encode()
+
+
 class NoFlow:
     """On other servers: they have their own."""
+
+    reason = ""
 
     def took(self, size: int) -> None: ...
 

@@ -8,6 +8,7 @@ target it could read differently from us. What the application sees is `protocol
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 
@@ -44,16 +45,34 @@ def adopt(ws_factory: Any, connection: Connection, head: Head, rest: bytes) -> N
     protocol.flow = flow = Flow(protocol)
     protocol._raw_query_string = head.query  # daphne sets it from outside, too
     protocol.scope = websocket_scope(head, connection, flow)
-    transport = connection.detach()
-    if connection.scheme == "https":
-        ours, theirs = socket.socketpair()
-        bridge(connection.loop, transport, ours)
-        reactor.adoptStreamConnection(theirs.fileno(), theirs.family, _Single(protocol))
-        theirs.close()  # the reactor has a duplicate
-    else:
-        sock: socket.socket = transport.get_extra_info("socket")
-        reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
+    transport, ended = connection.detach()
+    flow.on_end = ended
+    try:
+        if connection.scheme == "https":
+            _adopt_pair(connection, transport, protocol)
+        else:
+            _adopt_socket(transport, protocol)
+    except BaseException:  # no descriptor is left
+        ended()
         transport.abort()
+        raise
     flow.begin()
     fields = b"".join(b"%s: %s\r\n" % pair for pair in head.headers if pair[0] in _HANDSHAKE)
     protocol.dataReceived(b"GET / HTTP/1.1\r\n" + fields + b"\r\n" + rest)
+
+
+def _adopt_socket(transport: asyncio.Transport, protocol: Any) -> None:
+    sock: socket.socket = transport.get_extra_info("socket")
+    reactor.adoptStreamConnection(sock.fileno(), sock.family, _Single(protocol))
+    transport.abort()
+
+
+def _adopt_pair(connection: Connection, transport: asyncio.Transport, protocol: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:  # the reactor has a duplicate
+        try:
+            reactor.adoptStreamConnection(theirs.fileno(), theirs.family, _Single(protocol))
+        except BaseException:
+            ours.close()
+            raise
+    bridge(connection.loop, transport, ours)

@@ -13,6 +13,7 @@ Requests of one connection are served one after another. Nothing here knows Djan
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -75,8 +76,8 @@ class Connection(Wire):
             if count > limits.max_connections_per_address:
                 self._turn_away(TooManyFromAddress(), count > _with_reserve(limits.max_connections_per_address))
                 return
-        if len(listener.connections) > limits.max_connections:
-            self._turn_away(TooManyConnections(), len(listener.connections) > _with_reserve(limits.max_connections))
+        if listener.count > limits.max_connections:
+            self._turn_away(TooManyConnections(), listener.count > _with_reserve(limits.max_connections))
             return
         self._deadline_s = self.loop.time() + limits.head_timeout_s
         if listener.draining:
@@ -279,13 +280,16 @@ class Connection(Wire):
         self._drop_cycle()
         self.cut(reset=started)
 
-    def detach(self) -> asyncio.Transport:
-        """Gives the transport away (WebSocket upgrade); this connection is no longer counted, nor watched."""
+    def detach(self) -> tuple[asyncio.Transport, Callable[[], None]]:
+        """Gives the transport away (WebSocket upgrade): this connection is no longer watched. It counts against the
+        limits until the second is called."""
         self._state = CLOSING
         self._closing = True
         self._deadline_s = inf
-        self._uncount()
-        return self._transport
+        ended = self.listener.keep_counting(self._origin)
+        self._origin = ""
+        self.listener.connections.discard(self)
+        return self._transport, ended
 
     def end_idle(self) -> None:
         """Draining: an idle connection gets another second. A request may be on its way in it, and is then answered

@@ -48,6 +48,7 @@ class Listener:
         self._ssl_context = ssl_context
         self.connections: set[Connection] = set()
         self.addresses = Addresses(trusted)
+        self.upgraded = 0  # connections that became WebSockets: not ours any more, but counted as before
         self.requests: set[Cycle] = set()
         self.draining = False
         self.date = b""
@@ -78,19 +79,46 @@ class Listener:
         """For `/status`."""
         return {
             "connections": len(self.connections),
+            "websockets": self.upgraded,
             "addresses": len(self.addresses),
             "requests": len(self.requests),
             "tasks": len(asyncio.all_tasks(self.loop)),
             "limits": asdict(self.limits),
         }
 
+    @property
+    def count(self) -> int:
+        """Of all connections with clients, WebSockets too."""
+        return len(self.connections) + self.upgraded
+
+    def keep_counting(self, origin: str) -> Callable[[], None]:
+        """A connection leaves for another protocol. Returns what to call when it has ended; twice is harmless."""
+        self.upgraded += 1
+        counted = True
+
+        def ended() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self.upgraded -= 1
+                if origin:
+                    self.addresses.leave(origin)
+
+        return ended
+
     def begin_drain(self) -> None:
-        """Stops listening; idle connections are closed, the others after the answer they are at."""
+        """Stops listening; idle connections are closed, the others after the answer they are at. Answers that can end
+        early do."""
         self.draining = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
             connection.end_idle()
+        for cycle in list(self.requests):
+            try:
+                cycle.drain()
+            except Exception:  # protects the drain of all others
+                logger.exception("An answer could not be ended early")
 
     async def drained(self) -> None:
         """Returns when no connection is open and no application runs any more."""

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 _WEBSOCKETS, _OURS = "daphne.ws_protocol", "gateway.server.wsprotocol"
-_NEVER: Mapping[str, None] = dict.fromkeys(("OpenSSL", "h2", "httpx._main", "brotli", "brotlicffi"))
+_NEVER: Mapping[str, None] = dict.fromkeys(("OpenSSL", "h2", "httpx._main", "brotli", "brotlicffi", "zstandard"))
 
 
 class LateFactory:

@@ -194,6 +194,8 @@ class WorkerServer(Server):  # type: ignore[misc]  # daphne has no types
                 protocol.sendMessage(b"", message.get("text") is None)
             return
         await super().handle_reply(protocol, message)
+        if message["type"] == "websocket.accept" and self.listener.draining and protocol.state == protocol.STATE_OPEN:
+            protocol.sendCloseFrame(code=GOING_AWAY)  # its handshake was under way when the others were told
 
     def application_checker(self) -> None:
         """As daphne's, but one broken connection does not end the loop for all of them."""

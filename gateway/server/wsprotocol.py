@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from daphne.ws_protocol import WebSocketProtocol
 
 from gateway.server.flow import Flow
@@ -17,7 +19,14 @@ class GatewayWebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has n
             self.flow.came(len(payload))
         super().onMessage(payload, isBinary)
 
+    def connectionLost(self, reason: Any) -> None:
+        try:
+            super().connectionLost(reason)
+        finally:
+            if self.flow is not None:
+                self.flow.on_end()
+
     def onClose(self, wasClean: bool, code: int, reason: str) -> None:
         if self.flow is not None:
-            self.flow.left()
+            self.flow.left(reason or "" if wasClean else "")
         super().onClose(wasClean, code, reason)

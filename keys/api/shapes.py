@@ -189,6 +189,39 @@ class KeyIssued(KeyRead, Once):
     """Ready to run. null in a repeated request, as `secret` is."""
 
 
+# --- usernames with passwords -----------------------------------------------------------------------------------------
+
+Login = Annotated[
+    str,
+    StringConstraints(pattern=rf"^[^\s:{_CONTROL}]([^:{_CONTROL}]*[^\s:{_CONTROL}])?$", min_length=1, max_length=128),
+]
+Password = Annotated[str, StringConstraints(pattern=rf"^[^{_CONTROL}]*$", min_length=8, max_length=256)]
+
+
+class BasicWrite(Given):
+    read_only = frozenset({"id", "consumer_id", "created_at", "updated_at"})
+
+    username: Annotated[Login, Field(examples=["alice"])]
+    """What the client sends; case counts."""
+    password: Annotated[Password, Field(examples=["correct horse battery"])]
+    """Stored as its scrypt hash, and shown nowhere."""
+
+
+class BasicPatch(BasicWrite):
+    model_config = ConfigDict(json_schema_extra=_left_alone)
+
+    username: Login = ""
+    password: Password = ""
+
+
+class BasicRead(Answer):
+    id: int
+    username: str
+    consumer_id: int
+    created_at: datetime
+    updated_at: datetime
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.urls import URLPattern, path
 
+from keys.api.basic import BasicOne, BasicsOfConsumer
 from keys.api.consumers import ConsumerOne, Consumers
 from keys.api.keys import KeyOne, KeyRevoke, KeyRotate, Keys, KeySnippets, KeysOfConsumer
 from keys.api.tokens import TokenOne, TokenRevoke, Tokens
@@ -15,6 +16,8 @@ def urlpatterns_with(snippets: KeySnippets) -> list[URLPattern]:
         path("consumers", Consumers.as_view(), name="consumers"),
         path("consumers/<str:ref>", ConsumerOne.as_view(), name="consumer"),
         path("consumers/<str:ref>/keys", KeysOfConsumer.as_view(snippets=snippets), name="consumer-keys"),
+        path("consumers/<str:ref>/basic-credentials", BasicsOfConsumer.as_view(), name="consumer-basics"),
+        path("consumers/<str:ref>/basic-credentials/<str:name>", BasicOne.as_view(), name="consumer-basic"),
         path("keys", Keys.as_view(snippets=snippets), name="keys"),
         path("keys/<str:ref>", KeyOne.as_view(), name="key"),
         path("keys/<str:ref>/rotate", KeyRotate.as_view(snippets=snippets), name="key-rotate"),

@@ -30,3 +30,5 @@ BULK = {
     ],
 }
 EXPLAIN = {"method": "GET", "host": "api.example.com", "path": "/users/5?fields=name"}
+
+PURGE = {"tags": ["product-5"], "prefixes": ["https://shop.example.com/products/"], "route": "shop"}

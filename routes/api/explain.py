@@ -16,13 +16,16 @@ from rest_framework.response import Response
 
 from gateway.api.problems import Conflict, Fault
 from gateway.plugins.registry import Registry
+from gateway.proxy.conditions import judge
 from gateway.proxy.downstream import host_name
 from gateway.proxy.errors import BadRequest, NoRoute
+from gateway.proxy.exchange import Consumer as Caller
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import Pairs
 from gateway.proxy.match import Index, Match
 from gateway.proxy.paths import is_plain, normalise
 from gateway.proxy.patterns import rewrite_path
-from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot
+from gateway.proxy.snapshot import PluginSpec, RouteSpec, Snapshot, When
 from gateway.proxy.table import Settings
 from keys.models import Consumer
 from routes import masking, selectors
@@ -42,6 +45,7 @@ class Asked:
     raw_path: bytes
     headers: Pairs
     query: bytes
+    client_ip: str = ""
 
     @classmethod
     def of(cls, wanted: ExplainWrite) -> Asked:
@@ -56,7 +60,18 @@ class Asked:
                 for name, value in wanted.headers.items()
             ],
             query="&".join(part for part in (query, more) if part).encode(),
+            client_ip=wanted.client_ip,
         )
+
+    def exchange(self, groups: frozenset[str]) -> Exchange:
+        """As conditions of plugins see it."""
+        made = Exchange(
+            method=self.method, raw_path=self.raw_path, query=self.query, headers=self.headers, scheme="http",
+            peer_ip=self.client_ip, port=80, started_s=0.0, wall_s=0.0,
+        )  # fmt: skip
+        made.path, made.plain = normalise(self.raw_path), is_plain(self.raw_path)
+        made.consumer = Caller(1, "", groups=groups)
+        return made
 
     def find(self, index: Index[RouteSpec]) -> Match[RouteSpec] | None:
         """Raises BadRequest."""
@@ -92,7 +107,7 @@ def live() -> Live:
     return current
 
 
-def explain(current: Live, asked: Asked, consumer_id: int) -> dict[str, Any]:
+def explain(current: Live, asked: Asked, consumer_id: int, groups: frozenset[str] = frozenset()) -> dict[str, Any]:
     said: dict[str, Any] = {
         "version": current.snapshot.version,
         "normalised_path": None,
@@ -112,12 +127,14 @@ def explain(current: Live, asked: Asked, consumer_id: int) -> dict[str, Any]:
     except (BadRequest, NoRoute) as error:
         misses = [{"route": route, "reason": reason} for route, reason in _near_misses(current, asked)]
         return said | {"error": error.code, "detail": error.detail, "near_misses": misses}
-    branches = list(_branches(current, match, asked, consumer_id))
+    branches = list(_branches(current, match, asked, consumer_id, groups))
     params = {name: value.encode(errors="replace").decode() for name, value in match.params.items()}
     return said | {"route": match.route.name, "route_id": match.route.id, "params": params, "branches": branches}
 
 
-def _branches(current: Live, match: Match[RouteSpec], asked: Asked, consumer_id: int) -> Iterator[dict[str, Any]]:
+def _branches(
+    current: Live, match: Match[RouteSpec], asked: Asked, consumer_id: int, groups: frozenset[str]
+) -> Iterator[dict[str, Any]]:
     route = match.route
     for link in route.upstreams:
         upstream = current.snapshot.upstreams[link.upstream]
@@ -127,21 +144,46 @@ def _branches(current: Live, match: Match[RouteSpec], asked: Asked, consumer_id:
             "weight": link.weight,
             "protocol": upstream.protocol,
             "upstream_path": _upstream_path(match, asked),
-            "plugins": [_plugin(current, setting) for setting in chosen],
+            "plugins": [_plugin(current, setting, asked, groups) for setting in chosen],
             "targets": [
                 {"id": target.id, "address": target.address, "weight": target.weight} for target in upstream.targets
             ],
         }
 
 
-def _plugin(current: Live, setting: PluginSpec) -> dict[str, Any]:
+def _plugin(current: Live, setting: PluginSpec, asked: Asked, groups: frozenset[str]) -> dict[str, Any]:
     return {
         "name": setting.name,
         "setting": setting.id,
         "scope": setting.scope,
         "phases": list(current.plugins[setting.name].hooks()),
         "config": masking.shown(setting.config),
+        "when": shown_when(setting.when),
+        "applies": _applies(setting.when, asked, groups),
     }
+
+
+def _applies(when: When | None, asked: Asked, groups: frozenset[str]) -> bool | None:
+    """None: it depends on an address that was not given."""
+    if when is None:
+        return True
+    judged = replace(when, networks=when.networks if asked.client_ip else ())
+    try:
+        holds = judge(judged, asked.exchange(groups))
+    except BadRequest:  # another reading of the path would be judged otherwise: the request would be refused
+        return False
+    return None if holds and when.networks and not asked.client_ip else holds
+
+
+def shown_when(when: When | None) -> dict[str, Any]:
+    """As a configuration has it; empty: for every request."""
+    if when is None:
+        return {}
+    said = {
+        "methods": sorted(when.methods), "headers": dict(when.headers), "groups": sorted(when.groups),
+        "networks": list(when.networks), "paths": list(when.paths),
+    }  # fmt: skip
+    return {kind: value for kind, value in said.items() if value}
 
 
 def _upstream_path(match: Match[RouteSpec], asked: Asked) -> str:
@@ -199,4 +241,5 @@ class Explain(ConfigView):
         consumer = Consumer.objects.filter(username=wanted.consumer).first() if wanted.consumer else None
         if wanted.consumer and consumer is None:
             raise Conflict(errors=[Fault(f"There is no consumer '{wanted.consumer}'.", "/consumer")])
-        return Response(explain(live(), Asked.of(wanted), consumer.pk if consumer else 0))
+        groups = frozenset(consumer.groups) if consumer else frozenset[str]()
+        return Response(explain(live(), Asked.of(wanted), consumer.pk if consumer else 0, groups))

@@ -16,7 +16,7 @@ from gateway.api.lists import Filter, Listing
 from keys.models import Consumer
 from routes import masking, selectors
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
-from routes.catalogue import fence, registry
+from routes.catalogue import fence, references, registry
 from routes.compile import config_problems, discovery_problems, tls_problems
 from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
@@ -328,7 +328,7 @@ class Settings(Resource[PluginSetting]):
         config, faults = self._config(entry, row)
         yield from ((("config", *path), said) for path, said in faults)
         if entry.enabled and not faults:
-            yield from config_problems(entry.name, config, registry())
+            yield from config_problems(entry.name, config, registry(), references())
 
     def conflicts(self, entry: SettingWrite, row: PluginSetting | None, names: Names) -> Found:
         missing = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from routes.document import (
     ONE_PLACE,
@@ -257,6 +257,8 @@ class ExplainWrite(Part):
     query: dict[str, str | list[str]] = Field({}, max_length=100)
     consumer: str = Field("", max_length=100)
     """As whom. Empty: as nobody in particular."""
+    client_ip: Annotated[str, Field(max_length=45, pattern=r"^[0-9A-Fa-f:.]*$")] = ""
+    """From where. Empty: not said."""
 
 
 class ExplainedPlugin(Part):
@@ -265,6 +267,10 @@ class ExplainedPlugin(Part):
     scope: str
     phases: list[str]
     config: dict[str, Any]
+    when: dict[str, Any]
+    """Which requests it is for. Empty: every one."""
+    applies: bool | None
+    """Whether it is for this request. null: that depends on `client_ip`, which was not given."""
 
 
 class ExplainedTarget(Part):
@@ -299,3 +305,30 @@ class Explained(Part):
     detail: str
     near_misses: list[NearMiss]
     """Routes that would match if one thing about the request were different."""
+
+
+Url = Annotated[str, StringConstraints(max_length=8000, pattern=r"^(https?://[!\"$-.0->@-~]+)?/[!-\"$-~]*$")]
+Tag = Annotated[str, StringConstraints(max_length=256, pattern="^[!-~]+$")]
+
+
+class PurgeWrite(Part):
+    urls: list[Url] = Field([], max_length=1000)
+    """Exactly as clients ask for them, with the query: `https://host/path?query`, or from the path on for all hosts."""
+    prefixes: list[Url] = Field([], max_length=1000)
+    """All URLs that begin so."""
+    tags: list[Tag] = Field([], max_length=1000)
+    """Words of the `Surrogate-Key` of answers."""
+    everything: bool = False
+    route: str = Field("", max_length=100)
+    """Only what this route keeps. Empty: what any does."""
+
+    @model_validator(mode="after")
+    def _says_what(self) -> PurgeWrite:
+        if not (self.urls or self.prefixes or self.tags or self.everything):
+            raise ValueError("Say what is to be purged: urls, prefixes, tags or everything.")
+        return self
+
+
+class PurgeDone(Part):
+    purged: int
+    """How many purges were told to the workers."""

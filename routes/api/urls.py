@@ -6,6 +6,7 @@ from django.urls import path
 
 from routes.api import explain, plugins, versions, views
 from routes.api.bulk import BulkView
+from routes.api.cache import CachePurge
 from routes.api.whole import RouteRows
 
 urlpatterns = [
@@ -27,5 +28,6 @@ urlpatterns = [
     path("versions/<str:ref>/rollback", versions.Rollback.as_view(), name="rollback"),
     path("config", versions.Config.as_view(), name="config"),
     path("bulk", BulkView.as_view(), name="bulk"),
+    path("cache/purge", CachePurge.as_view(), name="cache-purge"),
     path("explain", explain.Explain.as_view(), name="explain"),
 ]

@@ -35,9 +35,9 @@ from routes.api.formats import YAML_PARSERS
 from routes.api.resources import Routes, Settings, Upstreams
 from routes.api.shapes import RouteRead, RouteWrite, TargetWrite
 from routes.api.views import WAIT, Rows
-from routes.catalogue import registry
+from routes.catalogue import references, registry
 from routes.compile import config_problems
-from routes.document import Part
+from routes.document import Conditional, Part
 
 
 class TargetUrl(Part):
@@ -66,6 +66,8 @@ class Attached(Part):
     name: str = Field(min_length=1, max_length=100)
     """The plugin's."""
     config: dict[str, JsonValue] = {}
+    when: Conditional = {}
+    """Which requests it is for. Empty: every one."""
 
 
 class RouteWhole(RouteWrite):
@@ -118,8 +120,8 @@ def create(edit: Edit, raw: Any, at: Path) -> Any:
         route["paths"] = [whole.path, *whole.paths]
     row = edit.create(Routes(), route, at)
     if row is not None:
-        for place, name, config in settings:
-            edit.create(Settings(), {"name": name, "route": whole.name, "config": config}, (*at, *place))
+        for place, setting in settings:
+            edit.create(Settings(), {**setting, "route": whole.name}, (*at, *place))
     return row
 
 
@@ -161,9 +163,9 @@ def _read_url(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
-def _settings(edit: Edit, whole: RouteWhole, at: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:
-    """(place, plugin, config) of each sound setting; the faults of the others are told in the words of the request."""
-    wanted: list[tuple[Path, str, dict[str, Any]]] = []
+def _settings(edit: Edit, whole: RouteWhole, at: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(place, fields) of each sound setting; the faults of the others are told in the words of the request."""
+    wanted: list[tuple[Path, dict[str, Any]]] = []
     if whole.auth is not None:
         name = _authentication(whole.auth.type)
         if name is None:
@@ -171,17 +173,17 @@ def _settings(edit: Edit, whole: RouteWhole, at: Path) -> Iterator[tuple[Path, s
             text = f"There is no authentication '{whole.auth.type}' here. There are: {known}."
             edit.faults.append(Fault(text, pointer((*at, "auth", "type"))))
         else:
-            wanted.append((("auth",), name, dict(whole.auth.__pydantic_extra__ or {})))
+            wanted.append((("auth",), {"name": name, "config": dict(whole.auth.__pydantic_extra__ or {})}))
     if whole.rate_limit is not None:
         limit = {"limit": whole.rate_limit.requests, "window": whole.rate_limit.window}
-        wanted.append((("rate_limit",), "rate-limiting", {"limits": [limit]}))
+        wanted.append((("rate_limit",), {"name": "rate-limiting", "config": {"limits": [limit]}}))
     for index, attached in enumerate(whole.plugins):
-        wanted.append((("plugins", index), attached.name, attached.config))
-    for place, name, config in wanted:
-        faults = config_problems(name, config, registry())
+        wanted.append((("plugins", index), attached.model_dump()))
+    for place, setting in wanted:
+        faults = config_problems(setting["name"], setting["config"], registry(), references())
         edit.faults += [Fault(text, pointer((*at, *_said_at(place, path)))) for path, text in faults]
         if not faults:
-            yield place, name, config
+            yield place, setting
 
 
 def _said_at(place: Path, path: Path) -> Path:

@@ -15,7 +15,7 @@ from gateway.api.models import KeptAnswer
 from gateway.plugins.base import Refusal
 from gateway.proxy.exchange import Credential
 from keys import lookup, secrets, services
-from keys.models import AdminToken, ApiKey, Consumer
+from keys.models import AdminToken, ApiKey, BasicCredential, Consumer
 from routes.models import PluginSetting
 from tests.api.caller import Caller
 
@@ -330,3 +330,48 @@ def test_a_mistake_in_a_token_is_shown_where_it_is(call: Caller, body: Any, at: 
     response = call("POST", "/tokens", body)
     assert response.status_code == 422
     assert list(faults(response)) == [at]
+
+
+# --- usernames with passwords -----------------------------------------------------------------------------------------
+
+
+def test_basic_credentials_are_made_read_changed_and_deleted(call: Caller, anna: Consumer) -> None:
+    place = "/consumers/anna/basic-credentials"
+    made = call("POST", place, {"username": "anna", "password": "correct horse"})
+    assert made.status_code == 201
+    assert made.json().keys() == {"id", "username", "consumer_id", "created_at", "updated_at"}
+    one = made["Location"].removeprefix("http://testserver")
+    assert call("GET", one).json() == made.json() == call("GET", f"{place}/anna").json()
+    assert [row["username"] for row in call("GET", place).json()["items"]] == ["anna"]
+    before = BasicCredential.objects.get().password
+    changed = call("PATCH", one, {"password": "a longer one"}, headers={"If-Match": made["ETag"]})
+    assert changed.status_code == 200
+    assert BasicCredential.objects.get().password != before
+    assert call("PATCH", one, {"username": "anne"}).json()["username"] == "anne"
+    assert call("DELETE", one).status_code == 204
+    assert call("GET", one).status_code == 404
+    kept = str(list(LogEntry.objects.values())) + str(list(KeptAnswer.objects.values()))
+    assert "horse" not in kept
+    assert "scrypt" not in kept
+
+
+def test_of_another_consumer_they_cannot_be_found(call: Caller, anna: Consumer) -> None:
+    services.basic_create(anna, username="anna", password="correct horse")
+    services.consumer_create("bob")
+    assert call("GET", "/consumers/bob/basic-credentials/anna").status_code == 404
+    taken = call("POST", "/consumers/bob/basic-credentials", {"username": "anna", "password": "correct horse"})
+    assert taken.status_code == 422
+    assert "/username" in faults(taken)
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"username": "a:b", "password": "long enough"}, "/username"),
+        ({"username": "a", "password": "short"}, "/password"),
+    ],
+)
+def test_what_is_no_username_or_password_is_refused(
+    call: Caller, anna: Consumer, body: dict[str, str], place: str
+) -> None:
+    assert set(faults(call("POST", "/consumers/anna/basic-credentials", body))) == {place}

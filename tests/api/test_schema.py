@@ -27,7 +27,10 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "Sums are by route and upstream, or by consumer and key",
         "A time with its zone",  # a leap second, which RFC 3339 allows
     ],
-    404: ["There is no version"],  # /config?version=
+    404: [
+        "There is no version",  # /config?version=
+        "There is no open WebSocket",  # none is, where no worker runs
+    ],
     409: [
         "There is no (route|upstream|consumer|plugin setting) '",  # what a body names must be there
         "The name '.*' is taken",
@@ -49,18 +52,22 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
         "is not a regular expression RE2 accepts",
         "The native transport speaks HTTP/1.1 only",  # compares fields
         "not a certificate in PEM|client certificate needs its private key|private key needs its certificate",
+        "is no network such as",
+        "runs before the consumer is known",
         "is not an IPv6 address",  # in brackets, for which there is no `format`
         "is not a host name|is not a URL|Invalid IPv6 URL",  # whether a URL's authority is one
         "the path of a unix socket has at most",  # bytes, where JSON Schema counts characters
         "uses the same parameter name twice|is there twice",
         "the lower status stands first|At most is less than at first",  # compare two numbers
         "Nobody waits without a ceiling",
+        "Say what is to be purged",  # one of four lists
         "discovery is \\w+: give|[Dd]iscovery|hash_on is \\w+: name|Browsers take SameSite=None",  # compare fields
         "is no URL such as|A URL with a user and password|never sent; leave it out",
         "upstreams may not be there",  # an address behind the fence
         "The rewrite uses|Strip the path or rewrite it, not both|All http or all https",  # compare fields
         # A PATCH that leaves out one of the two.
         "A unix socket has port 0|A port from 1 to 65535|A setting is for a route or for an upstream",
+        "A reason has at most [0-9]+ bytes",  # where JSON Schema counts characters
         "A text holds a NUL character",  # somewhere in a plugin's config, which may be anything
     ],
 }
@@ -78,10 +85,13 @@ class References:
         setting = call("POST", "/plugin-settings", {"name": "rate-limiting", "config": {"minute": 9}}).json()
         call("POST", "/consumers", {"username": "anna"})
         key = call("POST", "/consumers/anna/keys", {}).json()
+        call("POST", "/consumers/anna/basic-credentials", {"username": "anna", "password": "long enough"})
         token = call("POST", "/tokens", {"name": "other"}).json()
         self._refs: Mapping[str, str] = {
             "upstreams": "users", "targets": "10.0.0.1:80", "routes": "users", "plugin-settings": str(setting["id"]),
             "consumers": "anna", "keys": key["prefix"], "tokens": token["prefix"], "versions": "1", "plugins": "cors",
+            "websockets": "9f8660999c8c931280920375793a935a",
+            "basic-credentials": "anna",
         }  # fmt: skip
 
     def __call__(self, path: str) -> dict[str, str]:

@@ -122,3 +122,31 @@ def test_explain_as_a_consumer_shows_the_consumers_own_settings(call):
         said = call("POST", "/explain", {"path": "/api/v1/x", "consumer": consumer}).json()
         assert said["branches"][0]["plugins"][1]["scope"] == scope
     assert call("POST", "/explain", {"consumer": "nobody"}).status_code == 409
+
+
+def test_explain_says_whether_a_setting_is_for_the_request(call):
+    from keys.models import Consumer
+
+    Consumer.objects.create(username="alice", groups=["gold"])
+    call("POST", "/routes", examples.ROUTE_WHOLE)
+    when = {"methods": ["GET"], "groups": ["gold"], "headers": {"x-beta": "^1$"}, "networks": ["10.0.0.0/8"]}
+    setting = {"name": "request-size-limiting", "config": {"allowed_payload_size": 1}, "when": when}
+    assert call("POST", "/plugin-settings", setting | {"when": when | {"groups": []}}).status_code == 201
+
+    def applies(**more):
+        asked = {"path": "/api/v1/x", "headers": {"X-Beta": "1"}, "client_ip": "10.0.0.7", **more}
+        plugins = call("POST", "/explain", asked).json()["branches"][0]["plugins"]
+        found = {plugin["name"]: plugin for plugin in plugins}
+        assert found["key-auth"]["applies"] is True
+        assert found["key-auth"]["when"] == {}
+        assert found["request-size-limiting"]["when"]["networks"] == ["10.0.0.0/8"]
+        return found["request-size-limiting"]["applies"]
+
+    assert applies() is True
+    assert applies(client_ip="") is None
+    assert applies(client_ip="192.0.2.1") is False
+    assert applies(headers={}, client_ip="") is False
+    assert applies(method="POST") is False
+    place = f"/plugin-settings/{call('GET', '/plugin-settings?name=request-size-limiting').json()['items'][0]['id']}"
+    assert call("PATCH", place, {"when": when}).status_code == 200
+    assert (applies(), applies(consumer="alice")) == (False, True)

@@ -155,3 +155,16 @@ def test_a_bulk_change_needs_the_permission_of_each_operation(clerk, call_as):
     assert answer.status_code == 403
     assert answer.json()["detail"] == "You lack the permission routes.add_pluginsetting."
     assert limited("POST", "/routes", examples.ROUTE_WHOLE).status_code == 403
+
+
+def test_settings_of_a_whole_route_may_be_for_some_requests_only(call):
+    when = {"methods": ["post"], "groups": ["gold"]}
+    limit = {"name": "request-size-limiting", "config": {"allowed_payload_size": 1}, "when": when}
+    whole = examples.ROUTE_WHOLE | {"plugins": [limit]}
+    assert call("POST", "/routes", whole).status_code == 201
+    [row] = call("GET", "/plugin-settings?name=request-size-limiting").json()["items"]
+    assert row["when"] == {"methods": ["POST"], "groups": ["gold"]}
+    wrong = whole | {"name": "other", "path": "/other", "plugins": [limit | {"when": {"methods": ["G T"]}}]}
+    answer = call("POST", "/routes", wrong)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/plugins/0/when"

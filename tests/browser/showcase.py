@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
+from websockets.sync.client import connect
+from websockets.utils import accept_key
 
 from gateway.proxy.journal import line
 from gateway.proxy.record import Record
@@ -61,17 +64,29 @@ PAST_S, PER_MINUTE = 24 * 3600, 3
 
 
 class Backend(BaseHTTPRequestHandler):
-    """Answers after a while, now and then with an error."""
+    """Answers after a while, now and then with an error. A WebSocket it opens, and says nothing on it."""
 
     protocol_version = "HTTP/1.1"
     dice = random.Random(7)
 
     def do_GET(self) -> None:
+        if "Upgrade" in self.headers:
+            self._open()
+            return
         time.sleep(self.dice.lognormvariate(-4.5, 0.6))
         self.send_response(500 if self.dice.random() < 0.02 else 200)
         self.send_header("Content-Length", "3")
         self.end_headers()
         self.wfile.write(b"ok\n")
+
+    def _open(self) -> None:
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", accept_key(self.headers["Sec-WebSocket-Key"]))
+        self.end_headers()
+        self.close_connection = True
+        self.rfile.read()  # until the gateway closes it
 
     def log_message(self, *arguments: object) -> None:
         """Says nothing."""
@@ -103,6 +118,7 @@ class Showcase:
             "route": "/dashboard/routes/1/?range=24h",
             "upstreams": "/dashboard/upstreams/",
             "upstream": "/dashboard/upstreams/1/",
+            "websockets": "/dashboard/websockets/",
             "keys": "/dashboard/keys/",
             "key": "/dashboard/keys/1/",
             "key-new": "/dashboard/keys/new/",
@@ -144,6 +160,17 @@ def filled(gateway: Gateway, port: int) -> Showcase:
 def ask(client: httpx.Client, number: int, key: str) -> None:
     paths = [path for of_route in PATHS.values() for path in of_route]
     client.get(paths[number % len(paths)], headers={"Host": HOST, "apikey": key})
+
+
+@contextmanager
+def connected(gateway: Gateway, showcase: Showcase) -> Iterator[None]:
+    """Two open WebSockets, of different consumers."""
+    with ExitStack() as stack:
+        for consumer in CONSUMERS[:2]:
+            sock = socket.create_connection(("127.0.0.1", gateway.port))
+            headers = {"apikey": showcase.keys[consumer]}
+            stack.enter_context(connect(f"ws://{HOST}/orders/1", sock=sock, additional_headers=headers))
+        yield
 
 
 def past_write(gateway: Gateway) -> int:

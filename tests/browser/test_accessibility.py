@@ -9,13 +9,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, StorageState, ViewportSize
 
-from tests.browser.showcase import Showcase, backend, filled
+from tests.browser.showcase import Showcase, backend, connected, filled
 from tests.browser.watching import Tab
 from tests.e2e.gateway import Gateway
 
 NAMES = [
-    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "keys", "key", "key-new",
-    "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
+    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "websockets", "keys", "key",
+    "key-new", "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
 ]  # fmt: skip
 #: Django admin: a list and a form of each kind, and what has a template of its own.
 ADMIN = [
@@ -122,6 +122,23 @@ def test_a_phone_needs_no_sideways_scrolling(phone: Tab, showcase: Showcase, nam
         for size in PHONES:
             phone.page.set_viewport_size(size)
             assert phone.overflow_px <= 0, (size, phone.page.evaluate(WIDEST))
+
+
+def test_open_websockets_are_for_everybody(desk: Tab, phone: Tab, gateway: Gateway, showcase: Showcase) -> None:
+    """The list with rows, which the page above has none of; and a click closes one."""
+    path = showcase.pages()["websockets"] + "?route=orders"
+    with connected(gateway, showcase), desk.step("open WebSockets"):
+        desk.open(path)
+        assert desk.page.locator("tbody tr").count() == 2
+        assert in_both_themes(desk) == []
+        phone.open(path)
+        for size in PHONES:
+            phone.page.set_viewport_size(size)
+            assert phone.overflow_px <= 0, (size, phone.page.evaluate(WIDEST))
+        desk.page.once("dialog", lambda dialog: dialog.accept())
+        desk.page.locator("tbody tr").first.get_by_role("button").click()
+        desk.page.get_by_text("Closed 1 WebSocket.").wait_for()
+        assert desk.page.locator("tbody tr").count() == 1
 
 
 #: What sticks out of the window, and is not inside something that scrolls by itself.

@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import redis
+from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 from dashboard.shipping import ship
+from gateway.plugins.purges import Purge, log, place
 from gateway.proxy.sightings import Sighting
 from keys.trail import Step, steps
 from routes import health
@@ -17,6 +20,7 @@ from routes.services import change
 from tests.dashboard.configuring import configured, staff
 from tests.dashboard.segments import segment_write
 from tests.proxy.exchanges import finished, route
+from tests.running import free_port
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -224,3 +228,38 @@ def test_others_see_nothing(client):
 def test_a_switch_needs_its_csrf_token(operator):
     operator.handler.enforce_csrf_checks = True
     assert operator.post(detail() + "switch/").status_code == 403
+
+
+# --- what a cache keeps -----------------------------------------------------------------------------------------------
+
+
+def test_purge_is_offered_where_a_cache_is(operator):
+    assert b"/purge/" not in operator.get(detail()).content
+    with change(author="test", source="api"):
+        PluginSetting.objects.create(name="response-cache", route=Route.objects.get(name="users"), config={})
+    assert b"/purge/" in operator.get(detail()).content
+    assert b"/purge/" not in operator.get(detail("orders")).content
+
+
+def test_purge_tells_the_workers(operator, monkeypatch):
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.delete(log(place(settings.SECRET_KEY)))
+        page = operator.post(detail() + "purge/", follow=True)
+        assert [str(message) for message in page.context["messages"]] == [
+            "Kept answers of route users are no longer used."
+        ]
+        assert [Purge.read(text) for text in client.zrange(log(place(settings.SECRET_KEY)), 0, -1)] == [
+            Purge("all", route=Route.objects.get(name="users").pk)
+        ]
+        client.delete(log(place(settings.SECRET_KEY)))
+
+
+def test_purge_without_redis_says_so(operator, settings):
+    settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
+    page = operator.post(detail() + "purge/", follow=True)
+    assert "Nothing was purged" in str(next(iter(page.context["messages"])))
+
+
+def test_purge_is_for_those_who_may_change_routes(operator, client):
+    client.force_login(staff("routes.view_route"))
+    assert client.post(detail() + "purge/").status_code == 403

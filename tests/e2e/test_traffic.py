@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
+import subprocess
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from tests.e2e.gateway import Gateway, route, running, upstream, wait_until
 from tests.hazards.origin import Origin, RawClient, origin
 
 SECRET = "sixteen-bytes-at-least"
+SOON_S = 10.0  # the bound is 2 s, and this machine may be busy
 #: Route → its settings. A route `x` is at `/x/*`.
 POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "office": {"ip-restriction": {"allow": ["203.0.113.0/24", "2001:db8::/32"]}},
@@ -42,6 +45,8 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     "signed": {
         "hmac-auth": {"credentials": [{"username": "billing", "secret": SECRET}], "validate_request_body": True},
     },
+    "private": {"basic-auth": {"realm": "The office"}},
+    "kept": {"file-log": {"file": "kept.log"}, "http-log": {"url": "http://127.0.0.1:1/in"}},
     "packed": {"compression": {}, "request-termination": {"status_code": 200, "body": "[1, 2]" * 1000}},
 }  # fmt: skip
 
@@ -221,3 +226,41 @@ def test_hmac_auth_takes_what_is_signed(client: httpx.Client, recording: Origin)
         assert (answer.status_code, answer.json()["code"]) == (401, "signature_invalid")
     assert client.get("/signed/a").json()["code"] == "signature_missing"
     assert not recording.take()
+
+
+def curl(*words: str) -> tuple[str, str]:
+    """Status and body, as curl's own `-u` has them."""
+    command = ["curl", "-s", "-w", "\n%{http_code}", *words]
+    body, _, status = subprocess.run(command, capture_output=True, text=True, check=True).stdout.rpartition("\n")
+    return status, body
+
+
+def test_basic_auth_takes_what_curl_sends_until_it_is_deleted(traffic: Gateway, recording: Origin) -> None:
+    make = (
+        "from keys import services; consumer = services.consumer_create('office'); "
+        "services.basic_create(consumer, username='alice', password='corréct: horse')"
+    )
+    traffic.manage("shell", "--no-imports", "-c", make)
+    recording.take()
+    url = f"{traffic.url}/private/x"
+    assert curl("-u", "alice:corréct: horse", url) == ("200", "ok")
+    [seen] = recording.take()
+    assert (seen["x-consumer-username"], seen["x-credential-identifier"]) == ("office", "alice")
+    assert seen["authorization"] == ""
+    assert curl("-u", "alice:wrong", url)[0] == curl("-u", "bob:corréct: horse", url)[0] == curl(url)[0] == "401"
+    assert httpx.get(url).headers["www-authenticate"] == 'Basic realm="The office", charset="UTF-8"'
+    traffic.query("DELETE FROM keys_basiccredential RETURNING id")
+    wait_until(lambda: curl("-u", "alice:corréct: horse", url)[0] == "401", SOON_S, "the deletion")
+
+
+def test_file_log_keeps_a_line_for_each_request_and_http_log_is_in_nobodys_way(
+    traffic: Gateway, client: httpx.Client
+) -> None:
+    for number in range(20):
+        assert client.get(f"/kept/{number}?secret=1").status_code == 200
+    file = traffic.directory / "var" / "logs" / "kept.log"
+    lines = wait_until(lambda: file.exists() and len(found := file.read_text().splitlines()) == 20 and found, SOON_S)
+    said = [json.loads(line) for line in lines]
+    assert {one["path"] for one in said} == {f"/kept/{number}" for number in range(20)}
+    assert {(one["route"], one["status"], one["outcome"]) for one in said} == {("kept", 200, "ok")}
+    assert "secret" not in file.read_text()

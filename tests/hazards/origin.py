@@ -28,6 +28,7 @@ class Origin:
     port: int = 0
     seen: list[Seen] = field(default_factory=list)
     broken: list[bytes] = field(default_factory=list)
+    says: bytes = b""  # further fields of its answers, each with its line's end
 
     def take(self) -> list[Seen]:
         seen, self.seen = self.seen, []
@@ -38,7 +39,8 @@ class Origin:
             while True:
                 request = await self._request(reader)
                 self.seen.append(request)
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + b"ok" * (request.method != "HEAD"))
+                head = b"HTTP/1.1 200 OK\r\n" + self.says + b"content-length: 2\r\n\r\n"
+                writer.write(head + b"ok" * (request.method != "HEAD"))
                 await writer.drain()
         except asyncio.IncompleteReadError as error:
             if error.partial:

@@ -41,19 +41,28 @@ def recording() -> Iterator[Origin]:
         yield served
 
 
+@pytest.fixture(scope="module")
+def key(gateway: Gateway) -> str:
+    return gateway.key("anna")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def configured(gateway: Gateway, recording: Origin) -> None:
-    """Three protected prefixes beside one that takes everything: refused by groups, by a key, and marked in passing."""
+    """Four protected prefixes beside one that takes everything: refused by groups, by a key, marked in passing, and
+    refused by a key before what a cache keeps for those who have one. The one beside them keeps answers, too."""
     gateway.configure({
         "format": 1,
         "upstreams": [upstream("origin", recording.port)],
         "routes": [
             route("denied", "/denied/*", "origin"), route("keyed", "/keyed/*", "origin"),
-            route("marked", "/marked/*", "origin"), route("all", "/*", "origin"),
+            route("marked", "/marked/*", "origin"), route("kept", "/kept/*", "origin"), route("all", "/*", "origin"),
         ],
         "plugins": [
             {"name": "acl", "route": "denied", "config": {"allow": ["nobody"]}},
             {"name": "key-auth", "route": "keyed", "config": {}},
+            {"name": "key-auth", "route": "kept", "config": {}},
+            {"name": "response-cache", "route": "kept", "config": {"strategy": "memory"}},
+            {"name": "response-cache", "route": "all", "config": {"strategy": "memory"}},
             {"name": "request-transformer", "route": "marked", "config": {"add": {"headers": [f"{MARK}:yes"]}}},
         ],
     })  # fmt: skip
@@ -91,26 +100,59 @@ def test_there_are_enough() -> None:
     assert "/denied/x" in readings("/public/..%252fdenied;a/./x")
 
 
-@pytest.mark.parametrize("prefix", ["denied", "keyed", "marked"])
+@pytest.mark.parametrize("prefix", ["denied", "keyed", "marked", "kept"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_no_spelling_reaches_the_origin_without_its_plugin(
     gateway: Gateway, recording: Origin, spelling: str, prefix: str
 ) -> None:
-    first = f"{ord(prefix[0]):02x}"
-    names = {"{p}": prefix, "{q}": f"%{first}{prefix[1:]}", "{q1}": f"{first}{prefix[1:]}"}
-    target = re.sub("{.*?}", lambda match: names[match[0]], spelling)
+    target = spelt(spelling, prefix)
     recording.take()
-    with RawClient(gateway.port) as client:
-        client.send(f"GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n".encode("latin-1"))
-        reply = client.reply()
-    assert reply is not None
+    status = asked(gateway, target)
     seen = recording.take()
-    assert reply.status in (200, 400, 401, 403)
-    assert bool(seen) == (reply.status == 200)
+    assert status in (200, 400, 401, 403)
+    assert bool(seen) == (status == 200)
     for request in seen:
-        guarded = any(path == f"/{prefix}" or path.startswith(f"/{prefix}/") for path in readings(request.target))
+        guarded = is_guarded(request.target, prefix)
         assert not guarded or (prefix == "marked" and request[MARK] == "yes"), request
     assert recording.broken == []
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_spelling_gets_what_is_kept_for_those_with_a_key(
+    gateway: Gateway, recording: Origin, key: str, spelling: str
+) -> None:
+    """Whoever has the key fills the cache with this very spelling first."""
+    target = spelt(spelling, "kept")
+    recording.says = b"cache-control: public, max-age=1000\r\n"
+    try:
+        filled = asked(gateway, target, key)
+        recording.take()
+        assert asked(gateway, target, key) == filled
+        assert recording.take() == []  # it is kept, or refused
+        status = asked(gateway, target)
+    finally:
+        recording.says = b""
+    assert status in (200, 400, 401, 403)
+    assert status != 200 or not is_guarded(target, "kept")
+
+
+def spelt(spelling: str, prefix: str) -> str:
+    first = f"{ord(prefix[0]):02x}"
+    names = {"{p}": prefix, "{q}": f"%{first}{prefix[1:]}", "{q1}": f"{first}{prefix[1:]}"}
+    return re.sub("{.*?}", lambda match: names[match[0]], spelling)
+
+
+def asked(gateway: Gateway, target: str, key: str = "") -> int:
+    shown = f"X-API-Key: {key}\r\n" if key else ""
+    with RawClient(gateway.port) as client:
+        client.send(f"GET {target} HTTP/1.1\r\nHost: a.test\r\n{shown}\r\n".encode("latin-1"))
+        reply = client.reply()
+    assert reply is not None
+    return reply.status
+
+
+def is_guarded(target: str, prefix: str) -> bool:
+    return any(path == f"/{prefix}" or path.startswith(f"/{prefix}/") for path in readings(target))
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ class FakeCredentials:
     def __init__(self) -> None:
         self.known: dict[bytes, Credential | Refusal] = {}
         self.consumers: dict[tuple[str, str], Consumer | Refusal] = {}
+        self.logins: dict[str, Credential | Refusal] = {}
         self.remembers, self.down = True, False
 
     def find_key(self, digest: bytes) -> Credential | Refusal | Awaitable[Credential | Refusal]:
@@ -69,6 +70,12 @@ class FakeCredentials:
             raise CredentialsUnavailable
         consumer = self.consumers.get((by, value), Refusal("consumer_unknown"))
         found = Credential("consumer", 1, value, consumer) if isinstance(consumer, Consumer) else consumer
+        return found if self.remembers else self._later(found)
+
+    def find_login(self, username: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+        if self.down:
+            raise CredentialsUnavailable
+        found = self.logins.get(username, Refusal("consumer_unknown"))
         return found if self.remembers else self._later(found)
 
     async def _later(self, found: Credential | Refusal) -> Credential | Refusal:

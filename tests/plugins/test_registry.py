@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
-from gateway.environment import PLUGINS
+from gateway.environment import PLUGINS, ROOT
 from gateway.plugins import registry as module
 from gateway.plugins.acl import Acl
 from gateway.plugins.base import Plugin
-from gateway.plugins.registry import ConfigProblems, Registry, RegistryProblems
+from gateway.plugins.registry import IDENTIFYING, ConfigProblems, Registry, RegistryProblems
 
 STAMP = """
 from __future__ import annotations
@@ -50,7 +51,7 @@ def problems(*args: object) -> list[str]:
 
 def test_the_order_is_the_settings() -> None:
     registry = Registry.load(list(reversed(PLUGINS)))
-    assert registry.names[0] == "response-transformer"
+    assert registry.names[0] == "file-log"
     assert [registry.position(name) for name in registry] == list(range(len(PLUGINS)))
     assert registry["acl"] is Acl
     assert "nope" not in registry
@@ -141,3 +142,22 @@ def test_a_valid_config_survives_the_way_through_json(registry: Registry) -> Non
 def test_plugins_get_the_id_of_their_setting(make) -> None:
     plugin: Plugin = make("acl", {"allow": ["gold"]}, setting_id=42)
     assert plugin.setting_id == 42
+
+
+def test_ours_may_be_loaded_when_they_are_asked_for() -> None:
+    early, (late, problems) = Registry.load(PLUGINS), Registry.load_sound(PLUGINS, late=True)
+    assert (late.names, late.identified, problems) == (early.names, early.identified, [])
+    assert {name for name in early if early[name].identifies} == IDENTIFYING
+    assert dict(late) == dict(early)
+    with pytest.raises(KeyError):
+        late["nothing"]
+
+
+def test_a_worker_loads_only_the_plugins_it_is_asked_for() -> None:
+    code = (
+        "import sys; from gateway.environment import PLUGINS; from gateway.plugins.registry import Registry; "
+        "registry, _ = Registry.load_sound(PLUGINS, late=True); registry.validate('cors', {}); "
+        "print([name for name in ('cors', 'jwt', 'acl') if 'gateway.plugins.' + name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['cors']"

@@ -337,3 +337,15 @@ def test_an_upstream_is_shown_with_what_discovery_found(client):
     health.report("n", [], [found])
     page = client.get(url("upstream", "change", upstream.pk)).content.decode()
     assert re.search(r"discovered from _http._tcp.users.test, refreshed \d s ago. 10.0.0.9:80", page)
+
+
+def test_when_is_yaml_and_comes_back_as_it_was_written(client):
+    setting = PluginSetting.objects.get(name="quota")
+    page = url("pluginsetting", "change", setting.pk)
+    text = "methods: [POST, PUT]\nheaders: {x-beta: ^yes$}"
+    post(client, page, when=text)
+    setting.refresh_from_db()
+    assert setting.when == {"methods": ["POST", "PUT"], "headers": {"x-beta": "^yes$"}}
+    assert client.get(page).context["adminform"].form["when"].value() == text
+    for wrong, said_ in (("methods: [G T]", "methods.0: 'G T' is not"), ("[", "not YAML"), ("POST", "A condition on")):
+        assert said_ in errors(post(client, page, when=wrong))["when"][0]

@@ -100,7 +100,8 @@ def test_consumers_keys_and_their_rotation_and_revocation(client):  # noqa: F811
     client.post(reverse("admin:keys_consumer_changelist"), {"action": "disable", "_selected_action": [consumer.pk]})
     assert told(consumer) == [Step("Disabled.", [("enabled", "true", "false")])]
     address = reverse("admin:keys_consumer_change", args=[consumer.pk])
-    inline = {"keys-TOTAL_FORMS": "0", "keys-INITIAL_FORMS": "0"}
+    names = ("keys", "basic_credentials")
+    inline = {f"{name}-{count}_FORMS": "0" for name in names for count in ("TOTAL", "INITIAL")}
     client.post(address, {"username": consumer.username, "groups": "gold, staff", "enabled": "on", **inline})
     assert told(consumer) == [Step("Changed.", [("groups", "", "gold\nstaff"), ("enabled", "false", "true")])]
     key, secret = key_services.key_create(consumer, name="job")

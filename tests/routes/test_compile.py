@@ -14,9 +14,11 @@ from gateway.proxy.snapshot import (
     StickyPolicy,
     TargetSpec,
     WeightedUpstream,
+    When,
 )
 from routes.compile import CompileError, upstreams_of
 from routes.compile import compile as compile_document
+from routes.document import PluginEntry
 
 
 def upstream(name: str = "users", **more: Any) -> dict[str, Any]:
@@ -384,3 +386,43 @@ def test_a_transport_reaches_the_snapshot(registry):
 def test_http2_needs_a_transport_that_speaks_it(registry, transport):
     (problem,) = problems(document(upstreams=[upstream(http2=True, **transport)]), registry)
     assert problem.startswith('upstreams["users"].http2: The native transport speaks HTTP/1.1 only.')
+
+
+def test_when_is_put_into_normal_form_and_reaches_the_plugin(registry):
+    when = {"methods": ["post"], "headers": {"X-Beta": "^yes$"}, "networks": ["10.0.0.0/8"], "paths": ["/a/*"]}
+    setting = {"name": "quota", "config": {"windows": [{"seconds": 1, "limit": 1}]}, "when": {**when, "groups": []}}
+    (spec,) = compile_document(document(plugins=[setting]), registry).plugins
+    assert spec.when == When(frozenset({"POST"}), (("x-beta", "^yes$"),), frozenset(), ("10.0.0.0/8",), ("/a/*",))
+    assert PluginEntry(name="quota", when=when).when["methods"] == ["POST"]
+
+
+@pytest.mark.parametrize("when", [{}, {"methods": []}, {"headers": {}, "groups": []}])
+def test_a_when_that_says_nothing_is_none(when, registry):
+    setting = {"name": "quota", "config": {"windows": [{"seconds": 1, "limit": 1}]}, "when": when}
+    assert compile_document(document(plugins=[setting]), registry).plugins[0].when is None
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({"methods": ["G T"]}, "methods.0: 'G T' is not a request method."),
+        ({"headers": {"x a": ""}}, "headers: 'x a' is not a header name."),
+        ({"headers": {"X-A": "", "x-a": ""}}, "headers: 'x-a' is there twice"),
+        ({"headers": {"x-a": "("}}, "headers: '(' is not a regular expression RE2 accepts"),
+        ({"networks": ["10.0.0.1/8"]}, "networks.0: '10.0.0.1/8' is no network such as 10.0.0.0/8"),
+        ({"groups": ["a b"]}, "groups.0: 'a b' is not the name of a group"),
+        ({"paths": ["users"]}, "paths.0: 'users' must start with '/'"),
+        ({"path": ["/users"]}, "path: Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_wrong_in_when_is_said_with_its_place(when, message, registry):
+    setting = {"name": "quota", "config": {"windows": [{"seconds": 1, "limit": 1}]}, "when": when}
+    [found] = problems(document(plugins=[setting]), registry)
+    assert found.startswith(f'plugins["quota"].when: {message}')
+
+
+@pytest.mark.parametrize("name", ["stamp", "badge"])
+def test_plugins_that_run_before_the_consumer_is_known_cannot_differ_by_groups(name, registry):
+    found = problems(document(plugins=[{"name": name, "when": {"groups": ["gold"]}}]), registry)
+    message = f"{name} runs before the consumer is known, so it cannot differ by groups."
+    assert found == [f'plugins["{name}"].when: {message}']

@@ -94,8 +94,16 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     ],
     "quota": [{"day": 5, "month": 100, "reset_day": 15, "by": "key", "on_error": "deny", "error_message": "No."}],
     "bandwidth-limiting": [{"bytes_per_second": 5000, "burst_bytes": 10, "by": "consumer"}],
+    "response-cache": [
+        {"strategy": "memory", "response_code": [200, 404], "request_method": ["GET"], "vary_headers": ["X-Tenant"],
+         "content_type": ["text/*"], "by_consumer": True},
+        {"cache_ttl": 30, "coalesce": False, "vary_query_params": ["a"]},
+    ],
     "compression": [{"types": ["text/*"], "min_length": 100, "level": 9}],
     "hmac-auth": [{"credentials": [{"username": "a", "secret": "sixteen-bytes-at-least"}], "clock_skew": 60}],
+    "basic-auth": [{"hide_credentials": False, "anonymous": "guest", "realm": "the office"}],
+    "http-log": [{"url": "https://logs.test/in", "authorization": "Bearer x", "format": "ndjson", "batch_max": 5}],
+    "file-log": [{"file": "orders.log"}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
                              {"status": 503, "if_status": ["500-599"]}],
 }  # fmt: skip

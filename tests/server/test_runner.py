@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -168,6 +169,48 @@ async def test_sigterm_answers_what_is_under_way_then_ends(worker: Worker) -> No
     slow.writer.close()
     assert [await worker.line(), await worker.line()] == ["stop", "end 0 0"]
     assert await worker.ended() == 0
+
+
+async def test_a_handshake_under_way_is_told_to_end_as_soon_as_it_is_over(worker: Worker) -> None:
+    client = await worker.connect()
+    await client.send(b"GET /late HTTP/1.1\r\n" + UPGRADE + b"\r\n")
+    assert await worker.line() == "late"
+    worker.signal(signal.SIGTERM)
+    assert await worker.line() == "drain"
+    async with asyncio.timeout(DEADLINE_S):
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    assert await read_frame(client) == (CLOSE, struct.pack("!H", 1001))
+    await client.send(frame(CLOSE, struct.pack("!H", 1001)))
+    assert [await worker.line() for _ in range(2)] == ["websocket closed 1001", "stop"]
+    assert await worker.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"), [({"max_connections_per_address": 2}, 429), ({"max_connections": 2}, 503)]
+)
+async def test_a_websocket_counts_as_the_connection_it_was(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], status: int
+) -> None:
+    monkeypatch.setenv("LIMITS", json.dumps(limits | {"linger_timeout_s": 0.05, "sweep_s": 0.02}))
+    async with started("on", 10) as running:
+        first, _ = await open_websocket(running)
+        second, _ = await open_websocket(running)
+        assert (await (await running.connect()).answer()).status == status
+        await first.send(frame(CLOSE, struct.pack("!H", 1000)))
+        assert await read_frame(first) == (CLOSE, struct.pack("!H", 1000))
+        second.abort()
+        for _ in range(3):  # one that is refused gives its place back, too
+            await _until_there_is_room(running)
+
+
+async def _until_there_is_room(worker: Worker) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            client = await worker.connect()
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await client.send(b"GET /refused HTTP/1.1\r\n" + UPGRADE + b"\r\n")
+                if (await client.answer()).status == 403:
+                    return
 
 
 @pytest.mark.parametrize("drain_timeout_s", [0.2, 60])

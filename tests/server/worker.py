@@ -39,6 +39,12 @@ async def chat(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/refused":
         await send({"type": "websocket.close"})
         return
+    if scope["path"] == "/late":
+        say("late")
+        await asyncio.sleep(0.5)  # an upstream's own slowness
+        await send({"type": "websocket.accept"})
+        say("websocket closed", (await receive())["code"])
+        return
     await send({"type": "websocket.accept"})
     if scope["path"] == "/broken":
         raise ValueError("boom")
@@ -68,8 +74,9 @@ async def on_stop() -> None:
 def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     timeout_s = float(sys.argv[2])
+    limits = Limits(**json.loads(os.environ.get("LIMITS", "{}")))
     server = WorkerServer(
-        application, [sock], limits=Limits(), on_start=on_start, on_drain=lambda: say("drain"), on_stop=on_stop,
+        application, [sock], limits=limits, on_start=on_start, on_drain=lambda: say("drain"), on_stop=on_stop,
         on_refused=lambda status, code, client: say("refused", code), drain_timeout_s=timeout_s,
     )  # fmt: skip
     server.run()

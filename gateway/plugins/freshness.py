@@ -1,0 +1,399 @@
+"""freshness: the rules of a shared cache, as pure functions of fields and times. No I/O, no clock, no state.
+
+RFC 9111 (caching), 9110 §8.8, §13, §14 (validators, conditions, ranges), 5861 (stale answers), 9213 (targeted fields).
+Where they leave a choice, the stricter one is taken: a directive that cannot be read makes an answer stale.
+
+Times are seconds since the epoch, ages and lifetimes seconds. Fields are pairs with names in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import timegm
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from gateway.proxy import headers
+from gateway.proxy.headers import Pairs
+
+Directives = Mapping[bytes, bytes | None]  # lower-cased name → argument without quotes; None: has none
+Use = Literal["fresh", "stale", "behind", "validate"]
+
+MAX_S = 2**31  # RFC 9111 §1.2.2
+MAX_MEMORISED_BYTES = 256  # of a field's value: longer ones are read anew, lest clients fill the memory
+NONE: Directives = {}
+
+#: RFC 9110 §15.1: may be kept without an explicit lifetime.
+HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
+STATUSES = (200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501)
+#: RFC 5861 §4.
+ERRORS = frozenset({500, 502, 503, 504})
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_DIRECTIVE = re.compile(rb'[ \t]*(%b)[ \t]*(?:=[ \t]*(?:"((?:[^"\\]|\\.)*)"|(%b)?))?[ \t]*(?:,|$)' % (_TOKEN, _TOKEN))
+_NEXT = re.compile(rb"[^,]*(?:,|$)")
+_LISTS = (b"no-cache", b"private")  # may name fields; without an argument they concern the whole answer
+
+
+# --- reading fields ---------------------------------------------------------------------------------------------------
+
+
+def directives(values: list[bytes]) -> Directives:
+    """Of all lines of a `Cache-Control` field. What is not understood is passed over; the first of two counts."""
+    if not values:
+        return NONE
+    value = values[0] if len(values) == 1 else b",".join(values)
+    return _remembered(value) if len(value) <= MAX_MEMORISED_BYTES else _directives(value)
+
+
+def _directives(value: bytes) -> Directives:
+    found: dict[bytes, bytes | None] = {}
+    position = 0
+    while position < len(value):
+        match = _DIRECTIVE.match(value, position)
+        if match is None:
+            match = _NEXT.match(value, position)
+            assert match is not None
+        else:
+            _add(found, match[1].lower(), match[2] if match[2] is not None else match[3])
+        position = match.end()
+    return found
+
+
+_remembered = lru_cache(maxsize=1024)(_directives)
+
+
+def _add(found: dict[bytes, bytes | None], name: bytes, argument: bytes | None) -> None:
+    """Of `no-cache` and `private` the whole answer outweighs a list, and two lists are one."""
+    if name not in found:
+        found[name] = argument
+    elif name in _LISTS:
+        before = found[name]
+        found[name] = before + b"," + argument if before and argument else None
+
+
+def seconds(found: Directives, name: bytes) -> int | None:
+    """A directive's argument: None without the directive, 0 (stale) where it is no number."""
+    if name not in found:
+        return None
+    argument = found[name]
+    return min(int(argument[:11]), MAX_S) if argument and argument.isdigit() else 0
+
+
+def listed(found: Directives, name: bytes) -> frozenset[bytes] | None:
+    """The fields that `no-cache` or `private` names. None: no list, so the directive concerns all or is absent."""
+    argument = found.get(name)
+    return frozenset(word.strip().lower() for word in argument.split(b",") if word.strip()) if argument else None
+
+
+_KEY = rb"[a-z*][a-z0-9_.*-]*"
+_BARE = (
+    rb"(?:-?\d{1,12}\.\d{1,3}|-?\d{1,15}|\"(?:[ !#-\[\]-~]|\\[\"\\])*\"|\?[01]|:[A-Za-z0-9+/=]*:|@-?\d{1,15}"
+    rb"|[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*)"
+)
+_PARAMETERS = rb"(?:;[ ]*%b(?:=%b)?)*" % (_KEY, _BARE)
+_MEMBER = re.compile(
+    rb"(%b)(?:=(%b|\([ ]*(?:%b%b[ ]*)*\)))?%b[ \t]*(,[ \t]*|$)" % (_KEY, _BARE, _BARE, _PARAMETERS, _PARAMETERS)
+)
+
+
+def targeted(values: list[bytes]) -> Directives | None:
+    """Of `CDN-Cache-Control` (RFC 9213 §2.1), a structured dictionary. None: absent, empty or broken, so not heeded."""
+    text = b",".join(values).strip(b" ")
+    found: dict[bytes, bytes | None] = {}
+    position = 0
+    while position < len(text):
+        match = _MEMBER.match(text, position)
+        if match is None or (match[3] and match.end() == len(text)):
+            return None
+        position = match.end()
+        argument = match[2]
+        found.pop(match[1], None)  # the last of two counts (RFC 8941 §3.2)
+        if argument in (None, b"?1"):
+            found[match[1]] = None
+        elif argument and argument[:1] == b'"':
+            found[match[1]] = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
+        elif argument and argument.isdigit():
+            found[match[1]] = argument
+    return found or None
+
+
+_DAY, _MONTHS = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", (*b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(),)
+_DATES = (
+    re.compile(rb"%b, (?P<d>\d\d) (?P<m>[A-Z][a-z]{2}) (?P<y>\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT" % _DAY),
+    re.compile(rb"[MTWFS][a-z]+day, (?P<d>\d\d)-(?P<m>[A-Z][a-z]{2})-(?P<y>\d\d) (?P<t>\d\d:\d\d:\d\d) GMT"),
+    re.compile(rb"%b (?P<m>[A-Z][a-z]{2}) (?P<d>[ \d]\d) (?P<t>\d\d:\d\d:\d\d) (?P<y>\d{4})" % _DAY),
+)
+
+
+@lru_cache(maxsize=1024)
+def _date(value: bytes) -> int | None:
+    for form in _DATES:
+        match = form.fullmatch(value)
+        if match is not None and match["m"] in _MONTHS:
+            year = int(match["y"])
+            if year < 100:  # RFC 850: never more than 50 years ahead
+                year += 2000 if year < 76 else 1900
+            hour, minute, second = map(int, match["t"].split(b":"))
+            day = int(match["d"])
+            if 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60:
+                return timegm((year, _MONTHS.index(match["m"]) + 1, day, hour, minute, second))
+    return None
+
+
+def date(value: bytes | None) -> int | None:
+    """One of the three forms of RFC 9110 §5.6.7, else None."""
+    return None if value is None or len(value) > 40 else _date(value.strip())
+
+
+def tags(fields: Pairs) -> frozenset[bytes]:
+    """By which an answer may be purged: the words of `Surrogate-Key`."""
+    return frozenset(word for value in headers.get_all(fields, b"surrogate-key") for word in value.split())
+
+
+# --- what may be kept, and on what terms ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a route's settings say, where answers leave it open."""
+
+    statuses: frozenset[int] = frozenset(STATUSES)
+    ttl_s: int = 0  # of answers that say nothing; 0: they are not kept
+    heuristics: bool = False  # a tenth of the time since Last-Modified
+    heuristic_max_s: int = 86_400
+    behind_s: int = 0  # stale-while-revalidate of answers without the directive
+    on_error_s: int = 0  # stale-if-error likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which an answer may be used again."""
+
+    lifetime_s: float
+    validate: bool = False  # no-cache: never without asking
+    strict: bool = False  # must-revalidate, proxy-revalidate: never stale
+    shared: bool = False  # s-maxage: stale only where the answer itself allows it
+    behind_s: float = 0.0
+    on_error_s: float = 0.0
+    hidden: frozenset[bytes] = frozenset()  # fields that are not kept
+    free: bool = False  # public, s-maxage, must-revalidate: for those who say who they are, too
+
+
+class NotKept(Exception):
+    """The reason, in a few words without quotes."""
+
+
+def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, authorised: bool = False) -> Terms:
+    """Of an answer to a GET (RFC 9111 §3). `authorised`: its request says who asks. Raises NotKept.
+
+    `Vary: *` is refused too: it may be kept, but nobody could be answered with it.
+    """
+    said = targeted(headers.get_all(fields, b"cdn-cache-control"))
+    own = said is not None
+    if said is None:
+        said = directives(headers.get_all(fields, b"cache-control"))
+    if status not in rules.statuses or status in (206, 304) or status < 200:
+        raise NotKept("status")
+    if b"no-store" in said and b"must-understand" not in said:  # §5.2.2.3: we do understand `statuses`
+        raise NotKept("no-store")
+    if b"private" in said and listed(said, b"private") is None:
+        raise NotKept("private")
+    if b"*" in names(fields):
+        raise NotKept("vary")
+    free = not said.keys().isdisjoint((b"public", b"s-maxage", b"must-revalidate"))
+    if authorised and not free:
+        raise NotKept("authorization")
+    hidden = (listed(said, b"private") or frozenset()) | (listed(said, b"no-cache") or frozenset())
+    if b"set-cookie" not in hidden and headers.get(fields, b"set-cookie") is not None:
+        raise NotKept("set-cookie")
+    validate = b"no-cache" in said and listed(said, b"no-cache") is None
+    lifetime_s = _lifetime(status, fields, said, rules, received_s, own)
+    if lifetime_s is None:
+        if not validate:
+            raise NotKept("no lifetime")
+        lifetime_s = 0.0
+    behind_s, on_error_s = seconds(said, b"stale-while-revalidate"), seconds(said, b"stale-if-error")
+    shared = b"s-maxage" in said
+    made = Terms(
+        lifetime_s=lifetime_s,
+        validate=validate,
+        strict=b"must-revalidate" in said or b"proxy-revalidate" in said,
+        shared=shared,
+        behind_s=behind_s if behind_s is not None else 0 if shared else rules.behind_s,
+        on_error_s=on_error_s if on_error_s is not None else 0 if shared else rules.on_error_s,
+        hidden=hidden,
+        free=free,
+    )
+    if (lifetime_s <= 0 or validate) and not validators(fields) and not (made.behind_s or made.on_error_s):
+        raise NotKept("of no use")
+    return made
+
+
+def _lifetime(status: int, fields: Pairs, said: Directives, rules: Rules, received_s: float, own: bool) -> float | None:
+    """RFC 9111 §4.2.1. `own`: a targeted field spoke, beside which `Expires` does not count (RFC 9213 §2.2)."""
+    for name in (b"s-maxage", b"max-age"):
+        if (explicit := seconds(said, name)) is not None:
+            return explicit
+    date_s = date(headers.get(fields, b"date"))
+    if date_s is None:
+        date_s = int(received_s)
+    if not own and (expires := headers.get_all(fields, b"expires")):
+        ends_s = date(expires[0]) if len(expires) == 1 else None
+        return 0 if ends_s is None else max(0, ends_s - date_s)
+    if status not in HEURISTIC and b"public" not in said:
+        return None
+    if rules.heuristics and (changed_s := date(headers.get(fields, b"last-modified"))) is not None:
+        return min(max(0, (date_s - changed_s) / 10), rules.heuristic_max_s)
+    return rules.ttl_s or None
+
+
+def validators(fields: Pairs) -> bool:
+    return any(name in (b"etag", b"last-modified") for name, _ in fields)
+
+
+def initial_age(fields: Pairs, requested_s: float, received_s: float) -> float:
+    """How old an answer was when it came (RFC 9111 §4.2.3)."""
+    date_s = date(headers.get(fields, b"date"))
+    apparent_s = max(0.0, received_s - date_s) if date_s is not None else 0.0
+    if apparent_s < 1:
+        apparent_s = 0.0  # Date counts in whole seconds
+    value = (headers.get(fields, b"age") or b"").partition(b",")[0].strip()
+    said_s = min(int(value[:11]), MAX_S) if value.isdigit() else 0
+    return max(apparent_s, said_s + max(0.0, received_s - requested_s))
+
+
+# --- whether what is kept will do -------------------------------------------------------------------------------------
+
+
+def asked(fields: Pairs) -> Directives:
+    """What a request says. `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111 §5.4)."""
+    values = pragma = None
+    for name, value in fields:
+        if name == b"cache-control":
+            values = [value] if values is None else [*values, value]
+        elif name == b"pragma":
+            pragma = value
+    if values is not None:
+        return directives(values)
+    if pragma is not None and b"no-cache" in directives([pragma]):
+        return {b"no-cache": None}
+    return NONE
+
+
+def use(kept: Terms, age_s: float, wanted: Directives = NONE) -> Use:
+    """`fresh`, `stale` (the client takes it), `behind` (send it, and look for a newer one meanwhile), or `validate`."""
+    if kept.validate:
+        return "validate"
+    left_s = kept.lifetime_s - age_s
+    if not wanted:
+        return "fresh" if left_s > 0 else _stale(kept, -left_s)
+    if b"no-cache" in wanted:
+        return "validate"
+    oldest_s, spare_s = seconds(wanted, b"max-age"), seconds(wanted, b"min-fresh")
+    if (oldest_s is not None and age_s > oldest_s) or (spare_s is not None and left_s < spare_s):
+        return "validate"
+    if left_s > 0:
+        return "fresh"
+    if b"max-stale" in wanted and not kept.strict and not kept.shared:
+        most_s = MAX_S if wanted[b"max-stale"] is None else seconds(wanted, b"max-stale") or 0
+        if -left_s <= most_s:
+            return "stale"
+    if oldest_s is not None or spare_s is not None:
+        return "validate"  # who says how old it may be does not want it stale
+    return _stale(kept, -left_s)
+
+
+def _stale(kept: Terms, over_s: float) -> Use:
+    return "behind" if over_s < kept.behind_s and not kept.strict else "validate"
+
+
+def may_cover(kept: Terms, age_s: float, wanted: Directives = NONE) -> bool:
+    """Whether an answer may stand in for an upstream that fails (RFC 5861 §4). The client may ask for it, too."""
+    if kept.strict or kept.validate or b"no-cache" in wanted:
+        return False
+    window_s = max(kept.on_error_s, 0 if kept.shared else seconds(wanted, b"stale-if-error") or 0)
+    return age_s - kept.lifetime_s < window_s
+
+
+# --- which answer is for which request --------------------------------------------------------------------------------
+
+
+def names(fields: Pairs) -> tuple[bytes, ...]:
+    """The fields that `Vary` names, in lower case and order."""
+    found = {word.strip().lower() for value in headers.get_all(fields, b"vary") for word in value.split(b",")}
+    return tuple(sorted(found - {b""}))
+
+
+def selecting(varied: tuple[bytes, ...], fields: Pairs) -> tuple[bytes | None, ...]:
+    """What a request says in each of these fields, written in one way (RFC 9111 §4.1). None: the field is absent."""
+    return tuple([_normal(name, headers.get_all(fields, name)) for name in varied])
+
+
+def _normal(name: bytes, values: list[bytes]) -> bytes | None:
+    if not values:
+        return None
+    words = [b" ".join(word.split()) for value in values for word in value.split(b",")]
+    if name == b"accept-encoding":
+        return b",".join(sorted(filter(None, {_coding(word.lower()) for word in words})))
+    if name in (b"accept", b"accept-language", b"accept-charset"):
+        words = [word.replace(b" ", b"").lower() for word in words]
+    return b", ".join(filter(None, words))
+
+
+def _coding(word: bytes) -> bytes:
+    """Without a weight of 1, and nothing at all for a coding that is refused anyway by not being named."""
+    coding, _, weight = word.replace(b" ", b"").partition(b";q=")
+    weight = weight.rstrip(b"0").rstrip(b".") if b"." in weight else weight
+    if weight == b"0" or (b";q=" in word and not weight):
+        return coding + b";q=0" if coding in (b"*", b"identity") else b""
+    return coding if weight in (b"", b"1") else coding + b";q=" + weight
+
+
+# --- what ends an answer ----------------------------------------------------------------------------------------------
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+def invalidates(method: str, status: int) -> bool:
+    """RFC 9111 §4.4: an unsafe request that was not refused."""
+    return method not in SAFE and 200 <= status < 400
+
+
+_URL = re.compile(rb"(?:https?:)?//([^/?#]*)([^#]*)", re.IGNORECASE)
+
+
+def also_ended(fields: Pairs, authority: bytes, target: bytes) -> Iterable[bytes]:
+    """The targets that `Location` and `Content-Location` name at the same authority."""
+    for name in (b"location", b"content-location"):
+        value = headers.get(fields, name)
+        if not value:
+            continue
+        match = _URL.match(value)
+        if match is not None:
+            if match[1].lower() == authority.lower():
+                yield match[2] or b"/"
+        elif value.startswith(b"/"):
+            yield value.partition(b"#")[0]
+        elif b":" not in value.partition(b"/")[0]:
+            yield _resolved(target, value.partition(b"#")[0])
+
+
+def _resolved(target: bytes, relative: bytes) -> bytes:
+    """A relative reference by RFC 3986 §5.2, for paths."""
+    path = target.partition(b"?")[0]
+    if not relative or relative.startswith(b"?"):
+        return path + relative
+    kept: list[bytes] = path.rpartition(b"/")[0].split(b"/")[1:]
+    wanted, mark, query = relative.partition(b"?")
+    segments = wanted.split(b"/")
+    for segment in segments:
+        if segment == b"..":
+            kept = kept[:-1]
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")
+    return b"/" + b"/".join(kept) + mark + query
