@@ -70,6 +70,7 @@ KEY = [(b"apikey", b"hg_live_x_secret")]
 SAMPLES: dict[str, Sample] = {
     "request-id": Sample(),
     "bandwidth-limiting": Sample({"bytes_per_second": 1 << 40}, answer=BODY),
+    "opentelemetry": Sample({"endpoint": "http://127.0.0.1:9/v1/traces", "sampling_rate": 0}),
     "compression": Sample({"min_length": 100}, [(b"accept-encoding", b"gzip, zstd")], answer=BODY),
     "security-headers": Sample(),
     "cors": Sample({"origins": ["https://app.example"]}, ORIGIN),

