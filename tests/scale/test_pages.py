@@ -49,7 +49,7 @@ ROLLUPS = {
     "/admin/routes/configversion/": 7,
     "/admin/routes/configversion/{version_id}/change/": 4,
     "/admin/keys/consumer/": 5,
-    "/admin/keys/consumer/{consumer}/change/": 5,
+    "/admin/keys/consumer/{consumer}/change/": 6,
     "/admin/keys/apikey/?q=job": 5,
     "/admin/v1/routes?limit=500": 3,
     "/admin/v1/upstreams": 3,
