@@ -261,6 +261,8 @@ class Cycle:
             self._length = whole
         if self._connection.listener.draining or self._expect:
             self._keep = False  # a client still waiting for 100 may or may not send its body now (RFC 9110 §10.1.1)
+        if whole is not None and self._connection.leaves_much:
+            self._keep = False  # said, or the client's next request could meet the close
         fields, framing = self._fields or b"", b""
         if self._length is not None:
             if self._status != 204:

@@ -196,6 +196,11 @@ class Connection(Wire):
             self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
             self.resume_reading()
 
+    @property
+    def leaves_much(self) -> bool:
+        """More of a body is still to come than is read away for the connection's sake."""
+        return self._body is not None and (self._body.left or 0) > self.listener.limits.skip_bytes
+
     def answered(self, keep: bool) -> None:
         self._cycle = None
         if not keep or self.listener.draining:
@@ -205,7 +210,7 @@ class Connection(Wire):
                 self._close()
         elif self._state == ANSWERING:
             self._next()
-        elif self._body is not None and (self._body.left or 0) > self.listener.limits.skip_bytes:
+        elif self.leaves_much:
             self._linger()
         else:
             self._state = SKIPPING
