@@ -24,11 +24,7 @@ from gateway.proxy.errors import BodyTooLarge, Reject
 from gateway.proxy.exchange import Exchange
 
 _BODILESS = frozenset({101, 204, 205, 206, 304})
-#: Say what the bytes on the wire are: they would be wrong afterwards.
-_STALE = frozenset({
-    b"content-length", b"content-encoding", b"accept-ranges",
-    b"content-digest", b"repr-digest", b"digest", b"content-md5",
-})  # fmt: skip
+_STALE = headers.DIGESTS | {b"content-length", b"content-encoding", b"accept-ranges"}
 
 
 class BodyTransformerConfig(PluginConfig):
@@ -131,13 +127,10 @@ async def _with(held: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterato
 
 def _describe(fields: headers.Pairs, change: Change, length: int | None) -> None:
     """The fields of a body that was changed. None: of a HEAD, for which nobody knows the length."""
-    fields[:] = [(name, _weak(value) if name == b"etag" else value) for name, value in fields if name not in _STALE]
+    fields[:] = [
+        (name, headers.weak(value) if name == b"etag" else value) for name, value in fields if name not in _STALE
+    ]
     if length is not None:
         fields.append((b"content-length", b"%d" % length))
     if change.gives is not None:
         headers.put(fields, b"content-type", change.gives)
-
-
-def _weak(etag: bytes) -> bytes:
-    """The bytes are no longer those the upstream named."""
-    return etag if etag.startswith(b"W/") else b"W/" + etag

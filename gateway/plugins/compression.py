@@ -31,8 +31,6 @@ MediaType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$&^_.+*-]+/[a-z
 
 _BODILESS = frozenset({101, 204, 205, 206, 304})
 _EVENTS = b"text/event-stream"
-#: Say what the bytes on the wire are: they would be wrong afterwards.
-_DIGESTS = frozenset({b"content-digest", b"repr-digest", b"digest", b"content-md5"})
 
 
 class CompressionConfig(PluginConfig):
@@ -88,7 +86,7 @@ class Compression(Plugin):
         if coding is None:
             return
         fields[:] = [
-            (name, _weak(value) if name == b"etag" else value)
+            (name, headers.weak(value) if name == b"etag" else value)
             for name, value in fields
             if name not in (b"content-length", b"accept-ranges")
         ]
@@ -126,7 +124,7 @@ class Compression(Plugin):
         for name, value in fields:
             if name == b"content-type":
                 content_type = value
-            elif name in (b"content-encoding", b"content-range") or name in _DIGESTS:
+            elif name in (b"content-encoding", b"content-range") or name in headers.DIGESTS:
                 return False
         listed = self._listed.get(content_type)
         if listed is None:
@@ -170,14 +168,9 @@ def _no_transform(fields: headers.Pairs) -> bool:
     return any(b"no-transform" in value.lower() for value in headers.get_all(fields, b"cache-control"))
 
 
-def _weak(etag: bytes) -> bytes:
-    """The bytes are no longer those the upstream named."""
-    return etag if etag.startswith(b"W/") else b"W/" + etag
-
-
 def _match(asked: headers.Pairs, fields: headers.Pairs) -> None:
     """A client that holds a compressed answer, which it knows by the weak name, keeps it under that name."""
     etag = headers.get(fields, b"etag")
-    if etag is not None and any(_weak(etag) in value for value in headers.get_all(asked, b"if-none-match")):
-        headers.put(fields, b"etag", _weak(etag))
+    if etag is not None and any(headers.weak(etag) in value for value in headers.get_all(asked, b"if-none-match")):
+        headers.put(fields, b"etag", headers.weak(etag))
         headers.vary(fields, b"Accept-Encoding")

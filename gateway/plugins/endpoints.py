@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from gateway.proxy.errors import CredentialsUnavailable
 from gateway.proxy.headers import Pair, Pairs
@@ -41,6 +41,14 @@ def check_url(url: str) -> str:
     return url
 
 
+def _one_line(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("The value of a header field is one line of ASCII.")
+    return secret
+
+
+FieldSecret = Annotated[SecretStr, Field(max_length=4096), AfterValidator(_one_line)]
 Url = Annotated[str, StringConstraints(max_length=2048), AfterValidator(check_url)]
 
 

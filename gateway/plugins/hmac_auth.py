@@ -29,6 +29,7 @@ from gateway.plugins import claims
 from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
 from gateway.plugins.edits import check_name
+from gateway.plugins.identity import OWNED
 from gateway.proxy import headers
 from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Consumer, Credential, Exchange
@@ -36,9 +37,6 @@ from gateway.proxy.exchange import Consumer, Credential, Exchange
 MIN_SECRET_BYTES = 16
 MAX_SIGNED = 32
 _AUTHORIZATION = b"authorization"
-_OWNED = frozenset({
-    b"x-consumer-id", b"x-consumer-username", b"x-consumer-custom-id", b"x-consumer-groups", b"x-credential-identifier",
-})  # fmt: skip
 _TARGET = ("request-line", "@request-target")
 _PARAMETER = re.compile(r'([a-z]+)="([^"\\]*)"')
 _PARAMETERS = re.compile(rf"{_PARAMETER.pattern}(?:\s*,\s*{_PARAMETER.pattern})*")
@@ -251,7 +249,7 @@ class HmacAuth(Plugin):
             credential = Credential("hmac", claims.subject(self.name, username), username, consumer)
             self._credentials[username] = credential
         exchange.consumer, exchange.credential = consumer, credential
-        hidden = _OWNED | {_AUTHORIZATION} if self.config.hide_credentials else _OWNED
+        hidden = OWNED | {_AUTHORIZATION} if self.config.hide_credentials else OWNED
         exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in hidden]
         exchange.headers += credential.fields
 

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from random import SystemRandom
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from gateway.plugins.base import Plugin, PluginConfig, Resources
-from gateway.plugins.endpoints import Endpoint, Url
+from gateway.plugins.endpoints import Endpoint, FieldSecret, Url
 from gateway.proxy import headers
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.record import Record
@@ -43,7 +43,7 @@ def _attribute(pair: str) -> str:
 class OpentelemetryConfig(PluginConfig):
     endpoint: Url
     """Where the collector takes traces by OTLP over HTTP: `http://collector:4318/v1/traces`."""
-    authorization: SecretStr = Field(SecretStr(""), max_length=4096)
+    authorization: FieldSecret = SecretStr("")
     """The value of `Authorization`, such as `Bearer ${env:PLUGIN_OTLP_TOKEN}`. Empty: none."""
     service_name: str = Field("hydragate", min_length=1, max_length=128)
     """`service.name` of the spans."""
@@ -62,14 +62,6 @@ class OpentelemetryConfig(PluginConfig):
     """Requests in one call at most."""
     delay_ms: int = Field(1_000, ge=0, le=60_000)
     """How long a span waits for others."""
-
-    @field_validator("authorization")
-    @classmethod
-    def _one_line(cls, secret: SecretStr) -> SecretStr:
-        text = secret.get_secret_value()
-        if not text.isascii() or not text.isprintable():
-            raise ValueError("The value of a header field is one line of ASCII.")
-        return secret
 
 
 class Trace(NamedTuple):

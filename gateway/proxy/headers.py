@@ -13,6 +13,9 @@ HOP_BY_HOP = frozenset({
     b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings",
 })  # fmt: skip
 
+#: Say what the bytes of a body are: wrong of any other body.
+DIGESTS = frozenset({b"content-digest", b"repr-digest", b"digest", b"content-md5"})
+
 
 def get(pairs: Iterable[Pair], name: bytes) -> bytes | None:
     """The first value, or None."""
@@ -50,6 +53,11 @@ def vary(pairs: Pairs, name: bytes) -> None:
     listed = {token.strip().lower() for value in get_all(pairs, b"vary") for token in value.split(b",")}
     if name.lower() not in listed and b"*" not in listed:
         append_token(pairs, b"vary", name)
+
+
+def weak(etag: bytes) -> bytes:
+    """For bytes that are no longer those it was made for (RFC 9110 §8.8.1)."""
+    return etag if etag.startswith(b"W/") else b"W/" + etag
 
 
 def is_preflight(method: str, pairs: Iterable[Pair]) -> bool:
