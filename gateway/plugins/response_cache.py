@@ -11,6 +11,7 @@ freshness.py, what is kept in store.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from copy import copy
 from dataclasses import dataclass
@@ -300,9 +301,8 @@ class ResponseCache(Plugin):
 
         async def renew() -> None:
             try:
-                await self._ask(twin, question, forward)
-            except GatewayError:
-                pass  # the next client tries again
+                with contextlib.suppress(GatewayError):  # the next client has another attempt made
+                    await self._ask(twin, question, forward)
             finally:
                 question.land(AGAIN)
                 if twin.release is not None:
