@@ -16,6 +16,7 @@ from tests.e2e.gateway import Gateway, running
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 MAX_RSS_MB = 100
+MAX_SUPERVISOR_RSS_MB = 75
 
 
 @linux
@@ -36,6 +37,8 @@ def test_a_proxy_worker_holds_at_most_100_mb(directory: Path, database_url: str,
         ask(gateway.port, {"apikey": gateway.key("somebody")}, times=500)
         (worker,) = gateway.pids("gateway.server.worker")
         assert rss_mb(worker) <= MAX_RSS_MB
+        assert gateway.process is not None
+        assert rss_mb(gateway.process.pid) <= MAX_SUPERVISOR_RSS_MB  # it does without Django's applications
 
 
 def ask(port: int, headers: dict[str, str], times: int) -> None:
