@@ -20,7 +20,7 @@ from tests.upstream import OK, Wire, serving, until
 
 GATEWAY_WORKERS = 2
 REQUESTS = int(os.environ.get("HG_ROLL_REQUESTS", "3000"))
-RPS = 200
+RPS = 300
 ROLLS = 5 if REQUESTS >= 10_000 else 2
 SLOW_S = 3.0
 
