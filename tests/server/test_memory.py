@@ -21,11 +21,7 @@ MAX_SUPERVISOR_RSS_MB = 75
 
 @linux
 def test_a_proxy_worker_holds_at_most_100_mb(directory: Path, database_url: str, plain_upstream: int) -> None:
-    bytecode = {
-        "PYTHONDONTWRITEBYTECODE": "",
-        "PYTHONPYCACHEPREFIX": str(directory / "bytecode"),
-    }  # as installed by pip
-    environment = {"DATABASE_URL": database_url, "REDIS_URL": settings.REDIS_URL, **bytecode}
+    environment = {"DATABASE_URL": database_url, "REDIS_URL": settings.REDIS_URL}
     with running(Gateway(directory, environment, workers=1, role="proxy")) as gateway:
         limit = {"name": "rate-limiting", "config": {"limits": [{"limit": 10_000, "window": "1s"}]}}
         gateway.configure({
