@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -15,8 +16,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import django
+import httpx
 import psycopg
 import pytest
 import redis
@@ -30,6 +33,9 @@ os.environ.setdefault("SECRET_KEY", "only-for-tests")
 # Hundreds of processes of ours are started: where bytecode is forbidden, each would compile all of it again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# For each client, and each `httpx.get`, httpx reads its trust store: 20 ms, some thousand times.
+transport: Any = httpx._transports.default
+transport.create_ssl_context = functools.cache(transport.create_ssl_context)
 
 from django.conf import settings  # noqa: E402
 
