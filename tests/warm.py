@@ -58,14 +58,20 @@ def run(
         with theirs:
             _warm().ask([rewound(file) for file in (request, given, said, complained)] + [theirs.fileno()])
         reply.settimeout(timeout_s)
-        pid = NUMBER.unpack(reply.recv(NUMBER.size))[0]
+        pid = told(reply)
         try:
-            status = NUMBER.unpack(reply.recv(NUMBER.size))[0]
+            status = told(reply)
         except TimeoutError:
             os.kill(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(["manage.py", *words], timeout_s) from None
         texts = [os.pread(file.fileno(), 1 << 30, 0).decode() for file in (said, complained)]
         return subprocess.CompletedProcess(["manage.py", *words], os.waitstatus_to_exitcode(status), *texts)
+
+
+def told(reply: socket.socket) -> int:
+    number = reply.recv(NUMBER.size)
+    assert number, "the warm process has ended; what it says of that is above"
+    return int(NUMBER.unpack(number)[0])
 
 
 def rewound(file: IO[bytes]) -> int:
@@ -112,6 +118,7 @@ def main(control: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that only watch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for whoever started us
     while descriptors := socket.recv_fds(control, 1, 5)[1]:
         if os.fork() == 0:
             control.close()
@@ -144,6 +151,7 @@ def become(request: int, *streams: int) -> None:
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = ["manage.py", *asked["words"]]
