@@ -48,6 +48,7 @@ def _secret_key() -> str:
 
 DEBUG = ENVIRONMENT.debug
 SECRET_KEY = _secret_key()
+SECRET_KEY_FALLBACKS = ENVIRONMENT.secret_key_fallbacks
 ALLOWED_HOSTS = ENVIRONMENT.allowed_hosts
 CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
 REDIS_URL = ENVIRONMENT.redis_url or PLACES.redis_url
