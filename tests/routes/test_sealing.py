@@ -95,7 +95,7 @@ def test_secrets_are_sealed_anew_under_another_key(vault: PluginSetting, setting
     call_command("config", "reseal")
     settings.SECRET_KEY_FALLBACKS = []
     assert PluginSetting.objects.get().config == CONFIG
-    assert Upstream.objects.get().tls_client_key == "PRIVATE"
+    assert Upstream.objects.get(name="u").tls_client_key == "PRIVATE"
     assert selectors.document_of(1)["plugins"][0]["config"] == CONFIG
     assert ConfigVersion.objects.count() == 1
     assert leaked(tables()) == []
