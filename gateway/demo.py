@@ -6,41 +6,19 @@ the dashboard has got rid of it, and no later start brings it back.
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
-
 from django.db import transaction
 from django.utils import timezone
 
 from gateway.embedded.places import Places
+from gateway.management.invitation import KEY_FILE
 from keys import secrets
 from keys.models import ApiKey, Consumer
 from keys.services import key_create
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Target, Upstream
 from routes.services import change, publish
 
-KEY_FILE = "demo-key"
-PORT_FILE = Path("run", "demo-port")
 PER_MINUTE = 100
 UPSTREAM = "demo-echo"
-
-
-def listener(data_dir: Path) -> socket.socket:
-    """Bound for the echo upstream on a loopback port: the earlier start's if it is free, so that no row must change."""
-    remembered = data_dir / PORT_FILE
-    earlier = int(remembered.read_text()) if remembered.exists() else 0
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind(("127.0.0.1", earlier))
-    except OSError:  # somebody has it now
-        sock.bind(("127.0.0.1", 0))
-    remembered.write_text(str(sock.getsockname()[1]))
-    return sock
-
-
-def curl(url: str, key: str) -> str:
-    return f"curl -i -H 'apikey: {key}' {url}/secure/hello"
 
 
 def load(places: Places, port: int) -> bool:

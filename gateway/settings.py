@@ -59,7 +59,7 @@ _CONTROL_PLANE = [
 ]
 INSTALLED_APPS = [
     *(["daphne"] if "runserver" in sys.argv else []),  # development: Django's runserver over ASGI
-    *([] if PROXY_ONLY else _CONTROL_PLANE),
+    *([] if PROXY_ONLY or sys.argv[1:2] == ["recorder"] else _CONTROL_PLANE),
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

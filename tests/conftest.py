@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import django
+import httpx
 import psycopg
 import pytest
 import redis
@@ -28,11 +30,18 @@ DATA_DIR.chmod(0o755)
 os.environ["GATEWAY_DATA_DIR"] = str(DATA_DIR)
 os.environ["DJANGO_SETTINGS_MODULE"] = "gateway.settings"
 os.environ.setdefault("SECRET_KEY", "only-for-tests")
+# Hundreds of processes of ours are started: where bytecode is forbidden, each would compile all of it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# For each client, and each `httpx.get`, httpx reads its trust store: 20 ms, some thousand times.
+transport: Any = httpx._transports.default
+transport.create_ssl_context = functools.cache(transport.create_ssl_context)
 
 from django.conf import settings  # noqa: E402
 
 from gateway import embedded  # noqa: E402
-from tests.e2e.gateway import ROOT, Gateway, database, running  # noqa: E402
+from tests import warm  # noqa: E402
+from tests.e2e.gateway import Gateway, database, running  # noqa: E402
 
 SERVERS = pytest.StashKey[embedded.Servers]()
 LONG = ("tests/e2e/", "tests/hazards/", "tests/scale/", "tests/browser/", "tests/embedded/", "tests/test_demo.py")
@@ -72,7 +81,8 @@ def migrated() -> Iterator[str]:
     """The name of a database to make others like: migrating each of them would take two seconds."""
     with database() as url:
         environment = {**os.environ, "DATABASE_URL": url, "REDIS_URL": settings.REDIS_URL}
-        subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environment, check=True)
+        done = warm.run("migrate", "-v", "0", environment=environment)
+        assert done.returncode == 0, done.stderr
         yield psycopg.conninfo.conninfo_to_dict(url)["dbname"]
 
 

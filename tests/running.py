@@ -32,6 +32,29 @@ def wait_for(condition: Callable[[], T], deadline_s: float = 15.0) -> T:
     return value
 
 
+class Stopwatch:
+    """Seconds since it was made, without those in which somebody on this machine waited for a core.
+
+    A bound on it means what it says on a quiet machine, and a busy one does not break it. Where the kernel does not
+    tell (no Linux, no pressure stall information), it is a plain clock.
+    """
+
+    def __init__(self) -> None:
+        self._begun_s = time.monotonic() - waited_s()
+
+    @property
+    def s(self) -> float:
+        return time.monotonic() - waited_s() - self._begun_s
+
+
+def waited_s() -> float:
+    """For how long, since the machine was started, some process could have run and had no core."""
+    try:
+        return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
+    except OSError:
+        return 0.0
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -9,6 +9,7 @@ import pytest
 from gateway import demo
 from gateway.embedded import places
 from gateway.embedded.places import Places
+from gateway.management import invitation
 from keys import secrets
 from keys.models import ApiKey, Consumer
 from keys.services import key_revoke
@@ -31,15 +32,15 @@ def port() -> int:
 def test_an_empty_gateway_gets_it_published_with_a_key_that_works(here: Places) -> None:
     assert demo.load(here, 4000)
     assert port() == 4000
-    assert secrets.checksum_ok(here.secret(demo.KEY_FILE))
-    assert ApiKey.objects.filter(digest=secrets.digest(here.secret(demo.KEY_FILE))).exists()
+    assert secrets.checksum_ok(here.secret(invitation.KEY_FILE))
+    assert ApiKey.objects.filter(digest=secrets.digest(here.secret(invitation.KEY_FILE))).exists()
 
 
 def test_again_changes_nothing(here: Places) -> None:
     demo.load(here, 4000)
-    key = here.secret(demo.KEY_FILE)
+    key = here.secret(invitation.KEY_FILE)
     assert demo.load(here, 4000)
-    assert here.secret(demo.KEY_FILE) == key
+    assert here.secret(invitation.KEY_FILE) == key
     assert ConfigVersion.objects.count() == 1
 
 
@@ -65,23 +66,23 @@ def test_once_deleted_it_stays_away(here: Places, way: str) -> None:
     else:
         key_revoke(ApiKey.objects.get(), by="test")
     assert not demo.load(here, 4000)
-    assert not (here.secrets / demo.KEY_FILE).exists()
+    assert not (here.secrets / invitation.KEY_FILE).exists()
     assert not demo.load(here, 4000)
 
 
 def test_a_key_of_another_database_is_replaced(here: Places) -> None:
-    here.secret_write(demo.KEY_FILE, secrets.generate().text)
+    here.secret_write(invitation.KEY_FILE, secrets.generate().text)
     assert demo.load(here, 4000)
-    assert ApiKey.objects.filter(digest=secrets.digest(here.secret(demo.KEY_FILE))).exists()
+    assert ApiKey.objects.filter(digest=secrets.digest(here.secret(invitation.KEY_FILE))).exists()
 
 
 def test_the_earlier_port_is_taken_again_if_it_is_free(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with demo.listener(tmp_path) as first:
+    with invitation.listener(tmp_path) as first:
         earlier = first.getsockname()[1]
         first.listen()
-        with demo.listener(tmp_path) as other:
+        with invitation.listener(tmp_path) as other:
             assert other.getsockname()[1] != earlier
             later = other.getsockname()[1]
-    with demo.listener(tmp_path) as again:
+    with invitation.listener(tmp_path) as again:
         assert again.getsockname()[1] == later

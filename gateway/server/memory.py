@@ -67,6 +67,11 @@ def instead(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
             del sys.modules[name]
 
 
+def begin() -> None:
+    """Before a start: what is imported stays, so looking for rubbish meanwhile is a sixth of it for nothing."""
+    gc.set_threshold(50_000, 10, 20)
+
+
 def settle() -> None:
     """After a start: what is there stays, so the collector need not look at it; what is free goes back to the system
     (compiling modules that have no bytecode on disk leaves 12 MB). A request that goes well leaves no cycles:

@@ -65,8 +65,8 @@ class Slot:
 class Supervisor:
     """`run()` returns the exit status when everything has ended.
 
-    `on_ready` is called once, when every program is ready; `on_stop` when stopping begins; `on_exit` with the process
-    id of each that ended; `tick` twice a second.
+    `on_ready` is called once, when every program is ready, and not any more when stopping has begun, at which `on_stop`
+    is; `on_exit` with the process id of each that ended; `tick` twice a second.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Supervisor:
     def _note_ready(self) -> None:
         for slot in self._slots:
             slot.was_ready = slot.was_ready or slot.ready
-        if self._on_ready is not None and all(slot.ready for slot in self._slots):
+        if self._on_ready is not None and self._stopping is None and all(slot.ready for slot in self._slots):
             self._on_ready()
             self._on_ready = None
 

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("fds", nargs="+", type=int, metavar="FD", help="open descriptor of a bound socket")
     arguments = parser.parse_args()
 
+    memory.begin()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gateway.settings")
     logging.basicConfig(level=logging.WARNING)  # the gateway's own settings replace it
     settings = environment.load()

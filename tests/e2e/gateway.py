@@ -21,6 +21,8 @@ import psycopg
 from django.conf import settings
 from psycopg.conninfo import make_conninfo
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
@@ -71,10 +73,7 @@ class Gateway:
 
     def manage(self, *words: str, stdin: str | None = None) -> str:
         """A management command's standard output; its errors fail the test with what it said."""
-        command = [sys.executable, "manage.py", *words]
-        done = subprocess.run(
-            command, cwd=ROOT, env=self.env(), input=stdin, capture_output=True, text=True, timeout=120
-        )
+        done = warm.run(*words, environment=self.env(), stdin=stdin)
         assert done.returncode == 0, f"manage.py {' '.join(words)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

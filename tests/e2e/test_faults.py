@@ -22,6 +22,7 @@ from tests.e2e.load import Load
 
 FAULT_S = float(os.environ.get("HG_FAULT_S", "2.5"))
 LONG = FAULT_S >= 30
+CALM_S = 10.0 if LONG else 1.0  # a hundred answers are enough for the median
 WORKERS = 2
 LIMIT = 20
 FIRST_FAILURES_S = 1.0  # until every worker has noticed
@@ -105,7 +106,7 @@ def test_traffic_does_not_notice(fault: Fault, degraded: list[str], gateway: Gat
     rows_before = gateway_rows(backs)
     load = Load(gateway.port, "/x", {"apikey": key}, threads=4, rate=25).start()
     try:
-        time.sleep(min(FAULT_S, 10.0))  # the load before it is what the load during it is compared with
+        time.sleep(CALM_S)  # the load before it is what the load during it is compared with
         with fault(backs):
             begun_s = time.time()
             wait_until(lambda: everywhere(gateway, degraded), 6, f"{degraded} named by every worker")
@@ -129,8 +130,9 @@ def test_traffic_does_not_notice(fault: Fault, degraded: list[str], gateway: Gat
     print(f"{name}: ms before, during {figures}; back after {recovery_s:.2f} s; {passed} of {LIMIT} admitted")  # noqa: T201
     assert load.errors == []
     assert set(load.statuses()) == {200}, load.statuses()
-    # A machine that others keep busy looks like a slow Redis for a moment: workers then count for themselves.
-    assert LIMIT <= passed <= LIMIT * (WORKERS if "redis" in degraded or not LONG else 1)
+    # A machine that others keep busy looks like a slow Redis for a moment: workers then count for themselves, and
+    # Redis counts before and after.
+    assert LIMIT <= passed <= LIMIT * (WORKERS if "redis" in degraded else 1 if LONG else 1 + WORKERS)
     assert recovery_s < RECOVERY_S
     for p, slower_ms in SLOWER_MS.items():
         assert figures[p][1] <= figures[p][0] + slower_ms, figures

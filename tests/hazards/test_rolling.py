@@ -14,13 +14,13 @@ import httpx
 import pytest
 
 from tests.e2e.gateway import Gateway, route, running, upstream, wait_until
-from tests.running import free_port
+from tests.running import Stopwatch, free_port
 from tests.soak.kinds import Client
 from tests.upstream import OK, Wire, serving, until
 
 GATEWAY_WORKERS = 2
 REQUESTS = int(os.environ.get("HG_ROLL_REQUESTS", "3000"))
-RPS = 200
+RPS = 300
 ROLLS = 5 if REQUESTS >= 10_000 else 2
 SLOW_S = 3.0
 
@@ -56,6 +56,7 @@ class Steady:
 
     async def __aenter__(self) -> Steady:
         self._begun_s = time.monotonic()
+        self.watch = Stopwatch()
         self._tasks = [asyncio.create_task(self._client()) for _ in range(self.connections)]
         await until(lambda: self.results["200"] > 20, 15)
         return self
@@ -76,7 +77,7 @@ class Steady:
                 self.results[str(status)] += 1
             except (OSError, EOFError) as error:  # no second try: what breaks once is a failure
                 self.results[repr(error)] += 1
-                self.failed_s.append(time.monotonic())
+                self.failed_s.append(self.watch.s)
         await client.close()
 
 
@@ -103,7 +104,7 @@ async def test_sigterm_ends_fifty_slow_requests_and_a_stream_in_peace(gateway: G
                 answers = await asyncio.gather(*requests)
                 assert Counter(answer.status_code for answer in answers) == {200: 50}
                 assert [chunk async for chunk in chunks] == []  # ended in order, so that the client comes back at once
-        assert await asyncio.to_thread(gateway.process.wait, 10) == 0
+        assert await asyncio.to_thread(gateway.process.wait, 20) == 0
 
 
 async def test_rolling_restarts_fail_no_request(gateway: Gateway) -> None:
@@ -125,7 +126,7 @@ async def test_a_killed_worker_takes_only_its_own_requests_with_it(gateway: Gate
         await asyncio.to_thread(gateway.configure, document(up.port))
         async with Steady(gateway) as load:
             first, _ = gateway.pids("gateway.server.worker")
-            killed_s = time.monotonic()
+            killed_s = load.watch.s
             os.kill(first, signal.SIGKILL)
             await until(lambda: len(set(gateway.pids("gateway.server.worker")) - {first}) == 2, 1.0)
             before = load.results["200"]
@@ -152,15 +153,15 @@ async def test_readiness_goes_first_and_the_port_stays_a_while(gateway: Gateway,
     with running(Gateway(directory, environment, workers=2, port=free_port())) as delayed:
         assert delayed.process is not None
         delayed.process.send_signal(signal.SIGTERM)
-        begun_s = time.monotonic()
+        begun_s, watch = time.monotonic(), Stopwatch()
         async with httpx.AsyncClient() as client:
 
             async def state() -> int:
                 return (await client.get(f"{delayed.url}/ready", headers={"connection": "close"})).status_code
 
             while await state() != 503:
-                assert time.monotonic() - begun_s < 1
+                assert watch.s < 1
             await until(lambda: closed(delayed.port), 10)
         assert time.monotonic() - begun_s > 1.9
-        assert await asyncio.to_thread(delayed.process.wait, 10) == 0
+        assert await asyncio.to_thread(delayed.process.wait, 20) == 0  # the recorder is nice to others, who may be busy
     wait_until(gateway.is_ready)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.gateway import wait_until
 from tests.hazards.conftest import MB, Hardened
+from tests.running import Stopwatch
 from tests.upstream import Script, Wire, answering, once, serving, until
 
 GET = b"GET /raw/x HTTP/1.1\r\nHost: a.test\r\n"
@@ -208,9 +209,9 @@ async def test_the_upstream_is_let_go_within_a_second_when_the_client_leaves(
         writer.write(request_)
         await asyncio.wait_for(reader.readuntil(mark), 5)
         writer.transport.abort()
-        begun_s = time.monotonic()
+        watch = Stopwatch()
         await until(lambda: not up.live)
-        assert time.monotonic() - begun_s < 1
+        assert watch.s < 1
 
 
 async def test_a_client_that_leaves_an_upload_nobody_takes_is_recorded_as_gone(hardened: Hardened) -> None:
@@ -229,9 +230,9 @@ async def test_a_client_that_leaves_an_upload_nobody_takes_is_recorded_as_gone(h
         await settled(writer.transport.get_write_buffer_size)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
-        begun_s = time.monotonic()
+        watch = Stopwatch()
         await asyncio.to_thread(wait_until, lambda: not hardened.gateway.get_json("/status")["requests_in_flight"])
-        assert time.monotonic() - begun_s < 1.5  # a sweep, and asking
+        assert watch.s < 1.5  # a sweep, and asking
         up.heads.append(b"done")
         await asyncio.to_thread(wait_until, rows)
 

@@ -199,6 +199,27 @@ def test_what_dies_while_others_drain_is_started_again_below(tmp_path: Path) -> 
     assert log.read_text().split("\n")[:2] == ["worker", "recorder"]
 
 
+def test_what_is_ready_only_when_it_is_stopped_is_news_to_nobody(tmp_path: Path) -> None:
+    """By then the sockets are closed that the news would tell of."""
+    started, news = tmp_path / "started", []
+    script = f"""
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+open({str(started)!r}, "w").close()
+signal.sigwait([signal.SIGTERM])
+os.write(int(os.environ[{READY_FD!r}]), b"1")
+"""
+    late = Program("late", (sys.executable, "-c", script), dict(os.environ), tells_ready=True)
+    supervisor = Supervisor(
+        [[late]],
+        drain_timeout_s=10,
+        on_ready=lambda: news.append("ready"),
+        tick=lambda: supervisor.stop() if started.exists() else None,
+    )
+    assert supervisor.run() == 0
+    assert news == []
+
+
 def scripted(name: str, log: Path, waits_for: Path | None = None) -> Program:
     """Ready at once; on SIGTERM it waits for a file, if told to, and writes its name to `log`."""
     script = f"""

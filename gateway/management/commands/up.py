@@ -21,10 +21,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from gateway import demo, environment
+from gateway import environment
 from gateway.embedded import EmbeddedError, Servers, places
 from gateway.embedded.places import Places
 from gateway.environment import ROOT, Environment
+from gateway.management import invitation
 from gateway.management.story import Story
 from gateway.server.child import Program, end_with, tied_to
 from gateway.server.node import CannotServe, Node, worker_command
@@ -83,7 +84,7 @@ class Machine:
                 make_secret_key(self.here)
                 if not (self.settings.database_url and self.settings.redis_url):
                     self.servers.start()
-                echo = demo.listener(self.settings.data_dir) if self.with_demo else None
+                echo = invitation.listener(self.settings.data_dir) if self.with_demo else None
                 earlier_password = kept(self.here, "admin-password")
                 self._prepare(echo)
             return self._supervise(echo, first_time=kept(self.here, "admin-password") != earlier_password)
@@ -124,7 +125,7 @@ class Machine:
         return self.node.supervisor(beside=beside, hangup="stop", on_ready=ready, tick=tick).run()
 
     def _demo_upstream(self, echo: socket | None) -> tuple[Program, ...]:
-        if echo is None or not kept(self.here, demo.KEY_FILE):
+        if echo is None or not kept(self.here, invitation.KEY_FILE):
             return ()
         echo.listen()
         command = worker_command((echo.fileno(),), "gateway.server.echo:application")
@@ -142,10 +143,10 @@ class Machine:
             ("Health", f"{url}/health", ""),
             ("Metrics", f"{url}/metrics", ""),
         ])  # fmt: skip
-        if self.with_demo and (key := kept(self.here, demo.KEY_FILE)):
+        if self.with_demo and (key := kept(self.here, invitation.KEY_FILE)):
             story.say()
             story.say("Try it:", "dim")
-            story.say(demo.curl(url, key))
+            story.say(invitation.curl(url, key))
         story.say()
         story.say("Ctrl-C stops everything.", "dim")
 
