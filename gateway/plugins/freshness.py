@@ -27,7 +27,9 @@ NONE: Directives = {}
 
 #: RFC 9110 §15.1: may be kept without an explicit lifetime.
 HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
-STATUSES = (200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501)
+STATUSES = (200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501)
+#: RFC 9110 §15: what `must-understand` may be said of.
+UNDERSTOOD = frozenset({*range(200, 206), *range(300, 309), *range(400, 418), 421, 422, 426, *range(500, 506)})
 #: RFC 5861 §4.
 ERRORS = frozenset({500, 502, 503, 504})
 
@@ -88,6 +90,7 @@ def listed(found: Directives, name: bytes) -> frozenset[bytes] | None:
     return frozenset(word.strip().lower() for word in argument.split(b",") if word.strip()) if argument else None
 
 
+_SECONDS = frozenset({b"max-age", b"s-maxage", b"stale-while-revalidate", b"stale-if-error"})
 _KEY = rb"[a-z*][a-z0-9_.*-]*"
 _BARE = (
     rb"(?:-?\d{1,12}\.\d{1,3}|-?\d{1,15}|\"(?:[ !#-\[\]-~]|\\[\"\\])*\"|\?[01]|:[A-Za-z0-9+/=]*:|@-?\d{1,15}"
@@ -100,7 +103,9 @@ _MEMBER = re.compile(
 
 
 def targeted(values: list[bytes]) -> Directives | None:
-    """Of `CDN-Cache-Control` (RFC 9213 §2.1), a structured dictionary. None: absent, empty or broken, so not heeded."""
+    """Of `CDN-Cache-Control` (RFC 9213 §2.1), a structured dictionary. None: absent, empty or broken, so not heeded.
+
+    A member of the wrong type is passed over: seconds are numbers, not texts."""
     text = b",".join(values).strip(b" ")
     found: dict[bytes, bytes | None] = {}
     position = 0
@@ -113,7 +118,7 @@ def targeted(values: list[bytes]) -> Directives | None:
         found.pop(match[1], None)  # the last of two counts (RFC 8941 §3.2)
         if argument in (None, b"?1"):
             found[match[1]] = None
-        elif argument and argument[:1] == b'"':
+        elif argument and argument[:1] == b'"' and match[1] not in _SECONDS:
             found[match[1]] = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
         elif argument and argument.isdigit():
             found[match[1]] = argument
@@ -122,9 +127,9 @@ def targeted(values: list[bytes]) -> Directives | None:
 
 _DAY, _MONTHS = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", (*b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(),)
 _DATES = (
-    re.compile(rb"%b, (?P<d>\d\d) (?P<m>[A-Z][a-z]{2}) (?P<y>\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT" % _DAY),
-    re.compile(rb"[MTWFS][a-z]+day, (?P<d>\d\d)-(?P<m>[A-Z][a-z]{2})-(?P<y>\d\d) (?P<t>\d\d:\d\d:\d\d) GMT"),
-    re.compile(rb"%b (?P<m>[A-Z][a-z]{2}) (?P<d>[ \d]\d) (?P<t>\d\d:\d\d:\d\d) (?P<y>\d{4})" % _DAY),
+    re.compile(rb"%b, (?P<d>\d\d) (?P<m>[A-Z]{3}) (?P<y>\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT" % _DAY, re.IGNORECASE),
+    re.compile(rb"[MTWFS][a-z]+day, (?P<d>\d\d)-(?P<m>[A-Z]{3})-(?P<y>\d\d) (?P<t>\d\d:\d\d:\d\d) GMT", re.IGNORECASE),
+    re.compile(rb"%b (?P<m>[A-Z]{3}) (?P<d>[ \d]\d) (?P<t>\d\d:\d\d:\d\d) (?P<y>\d{4})" % _DAY, re.IGNORECASE),
 )
 
 
@@ -132,19 +137,19 @@ _DATES = (
 def _date(value: bytes) -> int | None:
     for form in _DATES:
         match = form.fullmatch(value)
-        if match is not None and match["m"] in _MONTHS:
+        if match is not None and (month := match["m"].title()) in _MONTHS:
             year = int(match["y"])
             if year < 100:  # RFC 850: never more than 50 years ahead
                 year += 2000 if year < 76 else 1900
             hour, minute, second = map(int, match["t"].split(b":"))
             day = int(match["d"])
             if 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60:
-                return timegm((year, _MONTHS.index(match["m"]) + 1, day, hour, minute, second))
+                return timegm((year, _MONTHS.index(month) + 1, day, hour, minute, second))
     return None
 
 
 def date(value: bytes | None) -> int | None:
-    """One of the three forms of RFC 9110 §5.6.7, else None."""
+    """One of the three forms of RFC 9110 §5.6.7, in any case of letters (RFC 9111 §4.2), else None."""
     return None if value is None or len(value) > 40 else _date(value.strip())
 
 
@@ -197,7 +202,9 @@ def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, author
         said = directives(headers.get_all(fields, b"cache-control"))
     if status not in rules.statuses or status in (206, 304) or status < 200:
         raise NotKept("status")
-    if b"no-store" in said and b"must-understand" not in said:  # §5.2.2.3: we do understand `statuses`
+    if b"must-understand" in said and status not in UNDERSTOOD:
+        raise NotKept("must-understand")
+    if b"no-store" in said and b"must-understand" not in said:  # §5.2.2.3: the other outweighs it
         raise NotKept("no-store")
     if b"private" in said and listed(said, b"private") is None:
         raise NotKept("private")

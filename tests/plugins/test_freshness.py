@@ -67,6 +67,8 @@ def test_seconds(value: bytes, counts: int) -> None:
         (b"max-age=1, max-age=2", {b"max-age": b"2"}),
         (b"private=?0, max-age=1", {b"max-age": b"1"}),
         (b"max-age=ten, public", {b"public": None}),
+        (b'max-age="60", public', {b"public": None}),
+        (b'max-age="60"', None),
         (b"x=(1 2 a;q=1), max-age=4", {b"max-age": b"4"}),
         (b"", None),
         (b"Max-Age=60", None),
@@ -87,6 +89,9 @@ def test_targeted_fields_are_structured(value: bytes, read: dict[bytes, bytes | 
         (b"Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
         (b"Sun Nov  6 08:49:37 1994", 784111777),
         (b"Mon, 21 Sep 2026 14:14:00 GMT", T0),
+        (b"MON, 21 SEP 2026 14:14:00 gmt", T0),
+        (b"sunday, 06-nov-94 08:49:37 Gmt", 784111777),
+        (b"SUN NOV  6 08:49:37 1994", 784111777),
         (b"0", None),
         (b"-1", None),
         (b"", None),
@@ -480,3 +485,14 @@ def test_what_else_they_end(fields: str, targets: list[bytes]) -> None:
 
 def test_tags() -> None:
     assert freshness.tags(pairs("surrogate-key: a  b | surrogate-key: c")) == {b"a", b"b", b"c"}
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, True), (404, True), (503, True), (299, False), (599, False)])
+def test_must_understand_is_said_of_what_is_understood(status: int, kept: bool) -> None:
+    """Whatever a setting has kept: RFC 9111 §5.2.2.3."""
+    rules, fields = Rules(statuses=frozenset({status})), pairs("cache-control: max-age=60, no-store, must-understand")
+    if kept:
+        assert freshness.terms(status, fields, rules, T0).lifetime_s == 60
+        return
+    with pytest.raises(NotKept, match="must-understand"):
+        freshness.terms(status, fields, rules, T0)
