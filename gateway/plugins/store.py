@@ -27,6 +27,7 @@ from gateway.plugins import freshness, purges
 from gateway.plugins.freshness import Terms
 from gateway.plugins.purges import MAX_PURGES, Purge, Purges
 from gateway.proxy.errors import RedisUnavailable
+from gateway.proxy.exchange import Answer
 from gateway.proxy.headers import Pairs
 
 MAX_BYTES = 16 << 20  # of the worker's level
@@ -35,15 +36,25 @@ MAX_KEPT_S = 86_400  # whatever the answer says: purges need not be remembered f
 INLINE_BYTES = PIECE_BYTES = 32_768
 #: On their way to Redis, which has its short time limit for them; what comes beyond it stays in the worker.
 MAX_UNSENT_BYTES = 2 << 20
-OVERHEAD_BYTES = 600  # of an entry, besides its bytes
+OVERHEAD_BYTES = 1200  # of an entry, besides its bytes: half of it once it was used
 OVERLAP_S = 5.0  # of a look at the log with the one before: others' clocks differ
 FORMAT = 1
 _TERMS = tuple(one.name for one in fields(Terms))
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a kept answer is sent as for less than a second: `owner` has made it, and it holds from `from_s` on."""
+
+    owner: object
+    from_s: float
+    until_s: float
+    answer: Answer
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A whole answer. Not changed but for `cleared`: what replaces it is another."""
+    """A whole answer. Not changed but for `cleared` and `ready`: what replaces it is another."""
 
     status: int
     fields: Pairs
@@ -59,6 +70,7 @@ class Entry:
     tags: frozenset[str] = frozenset()
     route: int = 0
     cleared: int = -1
+    ready: Ready | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +118,7 @@ class Store:
 
     def find(self, key: bytes, request: Pairs) -> Entry | None:
         entry = self._level.get(key, request)
-        if entry is not None and self.purges.void(entry):
+        if entry is not None and entry.cleared != self.purges.count and self.purges.void(entry):
             self._level.drop(key)
             return None
         return entry
