@@ -15,7 +15,7 @@ from gateway.plugins.freshness import Directives, NotKept, Rules, Terms, Use
 from gateway.plugins.store import Entry, Ready, Store
 from gateway.proxy import headers
 from gateway.proxy.exchange import Answer, Exchange
-from gateway.proxy.headers import Pairs
+from gateway.proxy.headers import Lasting, Pairs
 
 APART_S, MAX_APART = 10.0, 10_000  # a key whose answers are not for others: nobody waits for one meanwhile
 PRECONDITIONS = frozenset({b"if-match", b"if-unmodified-since"})
@@ -135,7 +135,10 @@ class Cache:
         return Answer(status, self._fields(entry, fields, entry.age(self.wall()), said), body)
 
     def _whole(self, entry: Entry, age_s: float, said: bytes) -> Answer:
-        return Answer(entry.status, self._fields(entry, entry.fields, age_s, said), entry.body)
+        fields = self._fields(entry, entry.fields, age_s, said)
+        if entry.status != 204:
+            fields.append((b"content-length", b"%d" % len(entry.body)))
+        return Answer(entry.status, Lasting(fields), entry.body)
 
     def _fields(self, entry: Entry, fields: Pairs, age_s: float, said: bytes) -> Pairs:
         fields = [*fields, (b"age", b"%d" % age_s)]

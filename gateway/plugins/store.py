@@ -74,7 +74,7 @@ class Entry:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        head = sum(len(name) + len(value) + 100 for name, value in self.fields)
+        head = sum(2 * len(name) + 2 * len(value) + 100 for name, value in self.fields)  # once more as it is sent
         self.size = OVERHEAD_BYTES + len(self.body) + len(self.target) + head
 
     def age(self, now_s: float) -> float:
