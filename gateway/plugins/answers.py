@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from fnmatch import fnmatchcase
 
-from gateway.plugins import conditions, freshness
+from gateway.plugins import conditions, directives, freshness
 from gateway.plugins.freshness import NotKept, Terms
-from gateway.plugins.store import Entry
+from gateway.plugins.level import Entry
 from gateway.proxy import headers
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import Pairs
@@ -101,4 +101,4 @@ def _part(fields: Pairs, body: bytes, start: int, end: int) -> tuple[int, Pairs,
 
 
 def tags_of(fields: Pairs) -> frozenset[str]:
-    return frozenset(tag.decode("latin-1") for tag in freshness.tags(fields))
+    return frozenset(tag.decode("latin-1") for tag in directives.tags(fields))

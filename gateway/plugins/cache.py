@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.plugins import answers, conditions, freshness
+from gateway.plugins.directives import Directives
 from gateway.plugins.flights import Flight, Told
-from gateway.plugins.freshness import Directives, NotKept, Rules, Terms, Use
-from gateway.plugins.store import Entry, Ready, Store
+from gateway.plugins.freshness import NotKept, Rules, Terms, Use
+from gateway.plugins.level import Entry, Ready
+from gateway.plugins.store import Store
 from gateway.proxy import headers
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.headers import Lasting, Pairs

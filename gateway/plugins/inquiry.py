@@ -16,7 +16,7 @@ from gateway.plugins.base import Forward
 from gateway.plugins.cache import Asked, Cache, discard
 from gateway.plugins.flights import AGAIN, ALONE
 from gateway.plugins.freshness import NotKept
-from gateway.plugins.store import Entry
+from gateway.plugins.level import Entry
 from gateway.proxy.errors import GatewayError, UpstreamError
 from gateway.proxy.exchange import Exchange
 

@@ -7,7 +7,7 @@ from gateway.plugins.answers import CONDITIONS
 from gateway.plugins.cache import Asked, Cache
 from gateway.plugins.flights import AGAIN, ALONE, Fill, Flight, Told
 from gateway.plugins.freshness import NotKept
-from gateway.plugins.store import Entry
+from gateway.plugins.level import Entry
 from gateway.proxy.exchange import Exchange
 
 

@@ -12,7 +12,7 @@ from gateway.plugins import freshness
 from gateway.plugins.answers import CONDITIONS
 from gateway.plugins.cache import Asked, Cache
 from gateway.plugins.flights import ALONE, Flight
-from gateway.plugins.store import Entry
+from gateway.plugins.level import Entry
 from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Answer, Exchange
 

@@ -24,11 +24,12 @@ from pydantic import Field, StringConstraints
 from gateway.plugins import freshness, inquiry
 from gateway.plugins.base import Forward, Plugin, PluginConfig, Resources
 from gateway.plugins.cache import PRECONDITIONS, SPEAKING, Asked, Cache, Policy
+from gateway.plugins.directives import NONE, Directives
 from gateway.plugins.flights import AGAIN
-from gateway.plugins.freshness import STATUSES, Directives, Rules
+from gateway.plugins.freshness import STATUSES, Rules
+from gateway.plugins.level import Entry
 from gateway.plugins.lookup import look
 from gateway.plugins.purges import Purge
-from gateway.plugins.store import Entry
 from gateway.proxy import headers, query
 from gateway.proxy.exchange import Answer, Exchange
 
@@ -105,8 +106,8 @@ class ResponseCache(Plugin):
         if not speaks:
             if entry is not None and (answer := self._cache.ready(exchange, entry)) is not None:
                 return answer
-            return self._look(exchange, key, freshness.NONE, identified, entry)
-        wanted = freshness.asked(fields) if self.config.request_directives else freshness.NONE
+            return self._look(exchange, key, NONE, identified, entry)
+        wanted = freshness.asked(fields) if self.config.request_directives else NONE
         if b"no-store" in wanted or any(name in PRECONDITIONS for name, _ in fields):
             return None
         if entry is not None and self._cache.use(entry, wanted) in ("fresh", "stale"):
