@@ -15,6 +15,7 @@ The rules are in freshness.py, what one setting keeps and tells in cache.py, whe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Awaitable
 from typing import Annotated, Any, Literal
@@ -31,6 +32,7 @@ from gateway.plugins.level import Entry
 from gateway.plugins.lookup import look
 from gateway.plugins.purges import Purge
 from gateway.proxy import headers, query
+from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.exchange import Answer, Exchange
 
 MediaType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$&^_.+*-]+/[a-z0-9!#$&^_.+*-]+$", max_length=128)]
@@ -155,15 +157,16 @@ class ResponseCache(Plugin):
         if asked is None:
             await forward(exchange)
             if "websocket" not in exchange.notes:
-                self._passed(exchange)
+                await self._passed(exchange)
         elif asked.use == "behind" and asked.entry is not None and asked.flight is not None:
             inquiry.renew(self._cache, exchange, asked, forward)
             self._cache.put(exchange, self._cache.hit(exchange, asked.fields, asked.entry))
         else:
             await inquiry.ask(self._cache, exchange, asked, forward)
 
-    def _passed(self, exchange: Exchange) -> None:
-        """The cache has nothing to do with it, but for what it ends."""
+    async def _passed(self, exchange: Exchange) -> None:
+        """The cache has nothing to do with it, but for what it ends. Other workers are told of that before its client
+        has the answer, who might ask one of them next."""
         assert exchange.response_headers is not None
         self._cache.tell(exchange, b"bypass" if exchange.method in self._methods else b"method")
         exchange.cache_status = "bypass"
@@ -171,7 +174,9 @@ class ResponseCache(Plugin):
             target = exchange.raw_path + b"?" + exchange.query if exchange.query else exchange.raw_path
             ended = {target, *freshness.also_ended(exchange.response_headers, exchange.authority, target)}
             authority = exchange.authority.lower().decode("latin-1")
-            self._store.purge(Purge.of_url(one.decode("latin-1"), authority) for one in sorted(ended))
+            for telling in self._store.purge(Purge.of_url(one.decode("latin-1"), authority) for one in sorted(ended)):
+                with contextlib.suppress(RedisUnavailable):
+                    await telling
 
     def log(self, exchange: Exchange) -> None:
         """Whatever became of a request, nobody goes on waiting for it."""

@@ -216,15 +216,18 @@ class Store:
 
     # --- purges
 
-    def purge(self, all_: Iterable[Purge]) -> None:
-        """Here at once. Others hear of it by the message, else by the log within a second."""
+    def purge(self, all_: Iterable[Purge]) -> list[Awaitable[Any]]:
+        """Here at once. Others hear of it by the message, else by the log within a second. Who awaits what is given
+        back knows that Redis has sent the messages, or hears RedisUnavailable; nobody has to."""
         now_s = self._wall()
+        telling: list[Awaitable[Any]] = []
         for purge in all_:
             self.purges.add(purge, now_s)
             if self._redis is not None and self._begun:
-                self._tell(self._redis, purge, int(now_s * 1000))
+                telling += self._tell(self._redis, purge, int(now_s * 1000))
             elif self._redis is not None:
                 self.spawn(self._tell_first(self._redis, purge, int(now_s * 1000)))
+        return telling
 
     async def _tell_first(self, redis: Redis, purge: Purge, at_ms: int) -> None:
         """Nothing was asked of Redis so far."""
@@ -232,14 +235,14 @@ class Store:
             await self.sync()
             self._tell(redis, purge, at_ms)
 
-    def _tell(self, redis: Redis, purge: Purge, at_ms: int) -> None:
+    def _tell(self, redis: Redis, purge: Purge, at_ms: int) -> list[Awaitable[Any]]:
         text = purge.text()
         try:
             redis.command("ZADD", self._log, "GT", at_ms, text)
             redis.command("ZREMRANGEBYRANK", self._log, 0, -MAX_PURGES - 1)
-            redis.command("PUBLISH", self.channel, f"{self._source} {text}")
+            return [redis.command("PUBLISH", self.channel, f"{self._source} {text}")]
         except RedisUnavailable:
-            return
+            return []
 
     def hear(self, message: bytes) -> None:
         """What comes over `channel`: who says it, and a purge, which counts from now on by our own clock."""
