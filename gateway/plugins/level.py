@@ -11,7 +11,7 @@ from gateway.proxy.exchange import Answer
 from gateway.proxy.headers import Pairs
 
 MAX_VARIANTS = 50  # of a key
-OVERHEAD_BYTES = 1200  # of an entry, besides its bytes: half of it once it was used
+OVERHEAD_BYTES = 2000  # of an entry, besides its bytes: half of it once it was used
 
 
 @dataclass(frozen=True, slots=True)
