@@ -252,6 +252,9 @@ def test_purge_tells_the_workers(operator, monkeypatch):
             Purge("all", route=Route.objects.get(name="users").pk)
         ]
         client.delete(log(place(settings.SECRET_KEY)))
+    newest = LogEntry.objects.latest("id")
+    assert (newest.user.username, newest.object_repr) == ("operator", "users")
+    assert next(iter(steps(newest))).words == "Purged kept answers."
 
 
 def test_purge_without_redis_says_so(operator, settings):

@@ -22,8 +22,8 @@ NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
     "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
-    "freshness", "flights", "purges", "store",
-    "conditions", "answers", "rates", "ramps", "terms", "periods",
+    "freshness", "directives", "level", "flights", "purges", "store",
+    "conditions", "answers", "cache", "lookup", "inquiry", "intake", "rates", "ramps", "terms", "periods",
 }  # fmt: skip
 
 
