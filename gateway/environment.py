@@ -63,6 +63,7 @@ PLUGINS = [
     "gateway.plugins.response_transformer.ResponseTransformer",
     "gateway.plugins.http_log.HttpLog",
     "gateway.plugins.file_log.FileLog",
+    "gateway.plugins.syslog.Syslog",
 ]
 
 

@@ -101,6 +101,7 @@ class Runtime:
             shadow=self.shadows,
             store=self.store,
             batches=Batches(lambda name, count: metrics.PLUGIN_DROPPED.labels(name).inc(count)),
+            fence=environment.fence,
             node=environment.node,
             log_dir=environment.log_dir or environment.data_dir / "logs",
         )

@@ -23,7 +23,7 @@ NO_PLUGINS = {
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
     "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
     "freshness", "flights", "purges", "store",
-    "conditions", "answers", "rates", "ramps", "terms", "periods",
+    "conditions", "answers", "rates", "ramps", "terms", "periods", "attempts", "secured", "rfc5424", "deliveries",
 }  # fmt: skip
 
 
