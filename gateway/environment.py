@@ -64,6 +64,7 @@ PLUGINS = [
     "gateway.plugins.http_log.HttpLog",
     "gateway.plugins.file_log.FileLog",
     "gateway.plugins.syslog.Syslog",
+    "gateway.plugins.kafka_log.KafkaLog",
 ]
 
 

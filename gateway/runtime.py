@@ -179,6 +179,7 @@ class Runtime:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
         await self.resources.batches.aclose()
+        await self.resources.kept.aclose()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()

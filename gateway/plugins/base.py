@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.plugins.batches import Batches
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.kept import Kept
 from gateway.plugins.passwords import Passwords
 from gateway.plugins.store import Store
 from gateway.proxy.exchange import Answer, Credential, Exchange
@@ -134,6 +135,7 @@ class Resources:
     shadow: Shadow | None = None
     passwords: Passwords = field(default_factory=Passwords)
     batches: Batches = field(default_factory=Batches)
+    kept: Kept = field(default_factory=Kept)
     fence: Fence = FENCE  # for connections that a plugin makes by itself
     node: str = ""
     log_dir: Path = Path("logs")  # where plugins may write files

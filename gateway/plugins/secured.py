@@ -18,8 +18,6 @@ _FIELDS = {"ca": "ca_certificates", "certificate": "certificate", "key": "key"}
 class Tls(PluginConfig):
     verify: bool = True
     """Check whose certificate it is. Without, whoever is on the way can read and change what is sent."""
-    server_name: str = Field("", max_length=253)
-    """Name that the certificate must have. Empty: the server's own."""
     ca_certificates: Pem = ""
     """Authorities to trust instead of the system's, in PEM."""
     certificate: Pem = ""
@@ -35,5 +33,12 @@ class Tls(PluginConfig):
 
     def context(self) -> ssl.SSLContext:
         key = self.key.get_secret_value()
-        spec = TlsSpec(self.verify, self.server_name, self.ca_certificates, self.certificate, key)
+        spec = TlsSpec(self.verify, "", self.ca_certificates, self.certificate, key)
         return certificates.tls_context(spec, http=False)
+
+
+class ServerTls(Tls):
+    """To one server."""
+
+    server_name: str = Field("", max_length=253)
+    """Name that the certificate must have. Empty: the server's own."""

@@ -22,7 +22,7 @@ from gateway.plugins.attempts import until_taken
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.deliveries import delivered
 from gateway.plugins.rfc5424 import SEVERITIES, Writer, counted
-from gateway.plugins.secured import Tls
+from gateway.plugins.secured import ServerTls
 from gateway.proxy.errors import UpstreamForbidden
 from gateway.proxy.record import Record, members
 
@@ -58,7 +58,7 @@ def _server(url: str) -> str:
 class SyslogConfig(PluginConfig):
     server: Annotated[str, StringConstraints(max_length=300), AfterValidator(_server)]
     """`tls://host:6514`, `tcp://host:514`, `udp://host:514`, or a datagram socket of this machine: `unix:/dev/log`."""
-    tls: Tls = Tls()
+    tls: ServerTls = ServerTls()
     """For `tls`."""
     facility: Facility = "user"
     """What kind of program it comes from."""
@@ -89,7 +89,7 @@ class SyslogConfig(PluginConfig):
 
     @model_validator(mode="after")
     def _has_tls(self) -> SyslogConfig:
-        if self.tls != Tls() and not self.server.startswith("tls:"):
+        if self.tls != ServerTls() and not self.server.startswith("tls:"):
             raise ValueError("`tls` is for servers `tls://…`; this one would be spoken to in the clear.")
         return self
 

@@ -23,7 +23,8 @@ NO_PLUGINS = {
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
     "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
     "freshness", "flights", "purges", "store",
-    "conditions", "answers", "rates", "ramps", "terms", "periods", "attempts", "secured", "rfc5424", "deliveries",
+    "conditions", "answers", "rates", "ramps", "terms", "periods",
+    "attempts", "secured", "rfc5424", "deliveries", "kept", "kafka", "extras",
 }  # fmt: skip
 
 

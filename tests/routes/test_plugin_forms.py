@@ -108,6 +108,8 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "basic-auth": [{"hide_credentials": False, "anonymous": "guest", "realm": "the office"}],
     "http-log": [{"url": "https://logs.test/in", "authorization": "Bearer x", "format": "ndjson", "batch_max": 5}],
     "file-log": [{"file": "orders.log"}],
+    "kafka-log": [{"brokers": ["a.test:9092", "[fd00::1]:9092"], "topic": "logs", "key": "route", "secure": True,
+                   "sasl": "PLAIN", "username": "u", "password": "p"}],
     "syslog": [{"server": "udp://logs.test", "facility": "local0", "server_errors_severity": "err"},
                {"server": "tls://logs.test", "tls": {"verify": False, "server_name": "a.test"}}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
