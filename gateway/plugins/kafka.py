@@ -57,7 +57,7 @@ class Producer:
                     self._producer = await self._started()
                 for one in messages:
                     sent = await self._producer.send(topic, one.value, key=one.key, timestamp_ms=one.at_ms)
-                    waiting.append(sent)  # noqa: PERF401 - those before an error are waited for, too
+                    waiting.append(sent)
             except (kafka.KafkaError, OSError, UpstreamForbidden) as error:
                 reason = _said(error)
             ends = await asyncio.gather(*waiting, return_exceptions=True)

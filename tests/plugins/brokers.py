@@ -10,7 +10,7 @@ from typing import Any
 
 import confluent_kafka
 
-PARTITIONS = 4
+PARTITIONS = 4  # of a topic, which the broker makes when it is first named
 
 
 class Broker:
@@ -18,7 +18,7 @@ class Broker:
 
     def __init__(self) -> None:
         self._owner = confluent_kafka.Producer({
-            "bootstrap.servers": "-", "test.mock.num.brokers": 1, "test.mock.default.partitions": PARTITIONS,
+            "bootstrap.servers": "-", "test.mock.num.brokers": 1,
             "log_level": 2,
         })  # fmt: skip
         [about] = self._owner.list_topics(timeout=5).brokers.values()
