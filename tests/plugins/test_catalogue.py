@@ -24,7 +24,7 @@ NO_PLUGINS = {
     "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
     "freshness", "flights", "purges", "store",
     "conditions", "answers", "rates", "ramps", "terms", "periods",
-    "attempts", "secured", "rfc5424", "deliveries", "kept", "kafka", "extras",
+    "attempts", "secured", "rfc5424", "deliveries", "kept", "kafka", "extras", "programs", "jq_helper",
 }  # fmt: skip
 
 

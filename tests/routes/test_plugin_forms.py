@@ -65,6 +65,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "body-transformer": [
         {"request": {"convert": "form_to_json", "remove": ["/a", "/b"], "set": [{"at": "/c", "value": "1"}]}},
         {"response": {"move": [{"from": "/a", "to": "/b"}]}, "max_body_bytes": 5},
+        {"response": {"jq": "{a, b: .c}"}, "timeout_ms": 50, "on_error": "allow"},
     ],
     "request-termination": [
         {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
