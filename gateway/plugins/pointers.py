@@ -11,8 +11,8 @@
 
 They are applied in this order, and then a jq program (`gateway.plugins.programs`). What a pointer does not meet (a name
 in a list or in a text, an index past the end) is left alone: an edit never fails. A value is JSON; what is no JSON is a
-text, and a template in any case (`gateway.plugins.templates`): a place that nothing fills makes no edit, and `$(…)` inside
-of JSON text is escaped.
+text, and a template in any case (`gateway.plugins.templates`): a place that nothing fills makes no edit, and `$(…)`
+inside of JSON text is escaped.
 """
 
 from __future__ import annotations

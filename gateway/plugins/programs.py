@@ -82,7 +82,8 @@ class Pool:
                 self._end(helper)
 
     def _end(self, helper: _Helper) -> None:
-        task = asyncio.get_running_loop().create_task(asyncio.to_thread(helper.end()))
+        helper.kill()
+        task = asyncio.get_running_loop().create_task(asyncio.to_thread(helper.process.wait))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -96,7 +97,7 @@ class _Helper:
     """The process starts with the object, which takes about a millisecond."""
 
     def __init__(self) -> None:
-        self._process, self._sock = _started()
+        self.process, self._sock = _started()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, program: str, body: bytes, timeout_s: float, max_bytes: int) -> tuple[bytes, bytes]:
@@ -109,14 +110,12 @@ class _Helper:
         letter, size = ANSWER.unpack(await reader.readexactly(ANSWER.size))
         return letter, await reader.readexactly(size)
 
-    def end(self) -> object:
-        """Kills it. What is given back waits for its end, for whoever may wait."""
-        self._process.kill()
+    def kill(self) -> None:
+        self.process.kill()
         if self._streams is None:
             self._sock.close()
         else:
             self._streams[1].transport.abort()
-        return self._process.wait
 
 
 @lru_cache(maxsize=1024)
