@@ -35,6 +35,7 @@ def main() -> None:
     jq = importlib.import_module("jq")
     _run(jq.compile("."), b"[0.1]")  # whatever Python loads when it is first needed
     os.chdir("/")
+    os.environ.clear()  # of what Python itself has put there (PEP 538)
     _confine(int(sys.argv[2]))
     with socket.socket(fileno=0) as sock:
         _serve(sock, jq)
