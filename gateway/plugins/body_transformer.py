@@ -27,6 +27,8 @@ from gateway.proxy.exchange import Exchange
 
 _BODILESS = frozenset({101, 204, 205, 206, 304})
 _STALE = headers.DIGESTS | {b"content-length", b"content-encoding", b"accept-ranges"}
+#: What jq says itself may show the body, and this is for usage rows and logs.
+_NOT_TAKEN = "body-transformer: the jq program does not take this body"
 
 
 class BodyTransformerConfig(PluginConfig):
@@ -84,6 +86,8 @@ class BodyTransformer(Plugin):
                 503, "transform_failed", "The body of this request could not be changed. Try again."
             ) from error
         except (bodies.Unreadable, programs.Refused) as error:
+            if isinstance(error, programs.Refused):
+                exchange.detail = _NOT_TAKEN
             raise Reject(400, "body_unreadable", f"The body of this request cannot be used. {error}") from error
         exchange.body, exchange.content_length = bodies.once(changed), len(changed)
         _describe(exchange.headers, change, len(changed))
@@ -112,7 +116,7 @@ class BodyTransformer(Plugin):
         except bodies.Unreadable as error:
             exchange.detail = f"body-transformer: the answer passed as it was. {error}"
         except (programs.Unavailable, programs.Refused) as error:
-            exchange.detail = f"body-transformer: {error}"
+            exchange.detail = _NOT_TAKEN if isinstance(error, programs.Refused) else f"body-transformer: {error}"
             if self.config.on_error == "deny":
                 status = 503 if isinstance(error, programs.Unavailable) else 502
                 raise Reject(status, "transform_failed", "The upstream's answer could not be changed.") from error

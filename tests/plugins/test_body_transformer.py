@@ -296,6 +296,19 @@ async def test_an_answer_that_jq_does_not_take_is_not_shown(jq, exchange_of) -> 
     assert body == b'{"a": 1}'
 
 
+async def test_what_jq_says_of_a_body_is_told_to_the_client_only(jq, exchange_of) -> None:
+    plugin = jq({"request": {"jq": "error(.password)"}, "response": {"jq": "error(.password)"}})
+    body = b'{"password": "hunter2"}'
+    exchange = exchange_of("POST", headers=[JSON], body=stream(body))
+    with pytest.raises(Reject, match="hunter2"):
+        await plugin.access(exchange)
+    assert "hunter2" not in exchange.detail
+    exchange = exchange_of(answer=[JSON], answer_body=body, status=200)
+    with pytest.raises(Reject) as caught:
+        await plugin.response(exchange)
+    assert "hunter2" not in exchange.detail + caught.value.detail
+
+
 def test_a_bad_program_is_a_problem_of_its_field(registry) -> None:
     with pytest.raises(ConfigProblems) as caught:
         registry.validate("body-transformer", {"response": {"jq": ".a | |"}})
