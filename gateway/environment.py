@@ -63,6 +63,8 @@ PLUGINS = [
     "gateway.plugins.response_transformer.ResponseTransformer",
     "gateway.plugins.http_log.HttpLog",
     "gateway.plugins.file_log.FileLog",
+    "gateway.plugins.syslog.Syslog",
+    "gateway.plugins.kafka_log.KafkaLog",
 ]
 
 

@@ -101,6 +101,7 @@ class Runtime:
             shadow=self.shadows,
             store=self.store,
             batches=Batches(lambda name, count: metrics.PLUGIN_DROPPED.labels(name).inc(count)),
+            fence=environment.fence,
             node=environment.node,
             log_dir=environment.log_dir or environment.data_dir / "logs",
         )
@@ -178,6 +179,7 @@ class Runtime:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
         await self.resources.batches.aclose()
+        await self.resources.kept.aclose()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()

@@ -32,9 +32,11 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.plugins.batches import Batches
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.kept import Kept
 from gateway.plugins.passwords import Passwords
 from gateway.plugins.store import Store
 from gateway.proxy.exchange import Answer, Credential, Exchange
+from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.limits import Limit, LimitState
 from gateway.proxy.record import Record
 from gateway.proxy.snapshot import UpstreamSpec
@@ -133,6 +135,8 @@ class Resources:
     shadow: Shadow | None = None
     passwords: Passwords = field(default_factory=Passwords)
     batches: Batches = field(default_factory=Batches)
+    kept: Kept = field(default_factory=Kept)
+    fence: Fence = FENCE  # for connections that a plugin makes by itself
     node: str = ""
     log_dir: Path = Path("logs")  # where plugins may write files
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
+from gateway.plugins.attempts import NotTaken
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.endpoints import Endpoint, FieldSecret, Url
 from gateway.proxy import headers
@@ -73,10 +74,6 @@ class Trace(NamedTuple):
     client_span: str
     scheme: str
     pattern: str
-
-
-class NotTaken(Exception):
-    """A sentence for the log."""
 
 
 class Opentelemetry(Plugin):

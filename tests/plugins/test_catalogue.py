@@ -24,6 +24,7 @@ NO_PLUGINS = {
     "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
     "freshness", "directives", "level", "flights", "purges", "store",
     "conditions", "answers", "cache", "lookup", "inquiry", "intake", "rates", "ramps", "terms", "periods",
+    "attempts", "secured", "rfc5424", "deliveries", "kept", "kafka", "extras", "programs", "jq_helper",
 }  # fmt: skip
 
 
