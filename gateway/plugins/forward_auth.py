@@ -63,21 +63,19 @@ class ForwardAuth(Plugin):
     async def access(self, exchange: Exchange) -> Answer | None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             return None
+        question = self._question(exchange)
+        self._drop(exchange)
         try:
-            reply = await self.resources.caller.call(
-                self._endpoint, self.config.request_method, self._question(exchange)
-            )
+            reply = await self.resources.caller.call(self._endpoint, self.config.request_method, question)
         except UpstreamError as error:
             exchange.detail = f"forward-auth: {self._endpoint.upstream.name} could not be asked: {error.detail}"
             if self.config.on_error == "allow":
-                self._drop(exchange)
                 return None
             raise AuthorizationUnavailable() from error
         if not 200 <= reply.status < 300:
             exchange.detail = f"forward-auth: {self._endpoint.upstream.name} answered {reply.status}"
             exchange.outcome = "rejected"
             return Answer(reply.status, [pair for pair in reply.headers if pair[0] in self._told], reply.body)
-        self._drop(exchange)
         told = [pair for pair in reply.headers if pair[0] in self._upstream]
         exchange.headers += told
         if told:  # who that is about gets answers of its own

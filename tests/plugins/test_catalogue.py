@@ -21,7 +21,7 @@ from gateway.proxy.errors import OUTCOMES
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
-    "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
+    "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches", "dryruns",
     "freshness", "flights", "purges", "store",
     "conditions", "answers", "rates", "ramps", "terms", "periods",
 }  # fmt: skip
