@@ -150,6 +150,8 @@ class Plugin:
     refuses: ClassVar[bool] = True
     #: Refuse nobody (`gateway.plugins.dryruns`); set before any hook. What the access hook raises is caught by others.
     dry_run: bool = False
+    #: Fields that only this plugin may set, with `-` for `_` and `.`: in a dry run the client's own go in any case.
+    owned: frozenset[bytes] = frozenset()
     #: Of `batch`: so many records at most in one call, and how long the first of them waits for others.
     batch_max: int = 1000
     batch_delay_s: float = 0.2

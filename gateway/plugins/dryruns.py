@@ -76,14 +76,21 @@ class DryRun:
             logger.error("%s failed in a dry run, request %s", self._plugin.name, exchange.id, exc_info=error)
             error = PluginFailed()
         would_refuse(exchange, self._plugin, error, "" if reason == before else reason)
+        self._drop(exchange)
 
     def _end(self, exchange: Exchange, before: str, answer: Answer | None) -> None:
         if answer is not None:
             reason, exchange.detail, exchange.outcome = exchange.detail, before, ""
             verdict = Verdict("answer", _told(self._plugin), answer.status, "", "" if reason == before else reason)
             _verdicts(exchange)[self._plugin.name] = verdict
+            self._drop(exchange)
         elif self._holds is None or self._holds(exchange):
             _verdicts(exchange).setdefault(self._plugin.name, Verdict("pass", _told(self._plugin)))
+
+    def _drop(self, exchange: Exchange) -> None:
+        """What a client says in the plugin's place: the upstream may believe it."""
+        if owned := self._plugin.owned:
+            exchange.headers[:] = [pair for pair in exchange.headers if _canonical(pair[0]) not in owned]
 
 
 def would_refuse(exchange: Exchange, plugin: Plugin, error: GatewayError, reason: str = "") -> None:
@@ -117,6 +124,10 @@ def parted(detail: str) -> tuple[str, str]:
 def _verdicts(exchange: Exchange) -> dict[str, Verdict]:
     found: dict[str, Verdict] = exchange.notes.setdefault(_NOTE, {})
     return found
+
+
+def _canonical(name: bytes) -> bytes:
+    return name.replace(b"_", b"-").replace(b".", b"-")
 
 
 def _told(plugin: Plugin) -> bool:

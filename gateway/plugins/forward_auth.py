@@ -56,26 +56,28 @@ class ForwardAuth(Plugin):
         self._endpoint = Endpoint.of(config.uri, config.timeout_ms / 1000)
         self._shown = _names(config.request_headers)
         self._upstream = _names(config.upstream_headers)
-        self._owned = frozenset(name.replace(b"_", b"-").replace(b".", b"-") for name in self._upstream)
+        self.owned = frozenset(name.replace(b"_", b"-").replace(b".", b"-") for name in self._upstream)
         self._told = _names(config.client_headers)
         self._consumer = config.consumer_header.lower().encode()
 
     async def access(self, exchange: Exchange) -> Answer | None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             return None
-        question = self._question(exchange)
-        self._drop(exchange)
         try:
-            reply = await self.resources.caller.call(self._endpoint, self.config.request_method, question)
+            reply = await self.resources.caller.call(
+                self._endpoint, self.config.request_method, self._question(exchange)
+            )
         except UpstreamError as error:
             exchange.detail = f"forward-auth: {self._endpoint.upstream.name} could not be asked: {error.detail}"
             if self.config.on_error == "allow":
+                self._drop(exchange)
                 return None
             raise AuthorizationUnavailable() from error
         if not 200 <= reply.status < 300:
             exchange.detail = f"forward-auth: {self._endpoint.upstream.name} answered {reply.status}"
             exchange.outcome = "rejected"
             return Answer(reply.status, [pair for pair in reply.headers if pair[0] in self._told], reply.body)
+        self._drop(exchange)
         told = [pair for pair in reply.headers if pair[0] in self._upstream]
         exchange.headers += told
         if told:  # who that is about gets answers of its own
@@ -98,7 +100,7 @@ class ForwardAuth(Plugin):
 
     def _drop(self, exchange: Exchange) -> None:
         """What only the service may say, with names an upstream may take for the same (`X_User` for `X-User`)."""
-        if owned := self._owned:
+        if owned := self.owned:
             exchange.headers[:] = [
                 pair for pair in exchange.headers if pair[0].replace(b"_", b"-").replace(b".", b"-") not in owned
             ]

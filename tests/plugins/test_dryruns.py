@@ -155,6 +155,13 @@ async def test_what_a_hook_does_to_requests_that_pass_it_does_in_a_dry_run_too(s
     assert (told(exchange), exchange.detail) == ("known=pass", "")
 
 
+async def test_what_only_the_plugin_may_say_a_client_cannot(make, exchange_of) -> None:
+    config = {"secret": "s" * 32, "claims_to_headers": [{"claim": "role", "header": "X-Role"}]}
+    plugin, exchange = make("jwt", config), exchange_of(headers=[(b"x_role", b"root"), (b"x-other", b"1")])
+    DryRun(plugin).access(exchange)
+    assert exchange.headers == [(b"x-other", b"1")]
+
+
 async def test_a_real_refusal_stands_and_says_so_first(sent) -> None:
     settings = [setting(Known, dry_run=True), setting(Acl, number=2, config=AclConfig(allow=("gold",)))]
     exchange, seen = await sent([Known, Acl], settings)
