@@ -86,7 +86,7 @@ class Identity:
         return Who(identity, groups, fields, subject, said, claims.scopes(said))
 
     def admit(self, exchange: Exchange, who: Who) -> Awaitable[None] | None:
-        """Writes it into the exchange. Raises ConsumerDisabled, BadToken, CredentialsUnavailable; perhaps once awaited."""
+        """Writes it into the exchange. Raises BadToken, CredentialsUnavailable, perhaps only when awaited."""
         if self._by == "none" or not who.identity:
             self._let_in(exchange, who, None)
             return None
