@@ -38,6 +38,11 @@ class Verdict(NamedTuple):
     code: str = ""
     reason: str = ""
 
+    @property
+    def words(self) -> str:
+        """`would refuse (403 acl_denied)`."""
+        return f"would {self.word} ({f'{self.status} {self.code}'.rstrip()})"
+
 
 class DryRun:
     """`access` and `holds` are those of the plugin's condition, where it has one."""
@@ -45,7 +50,8 @@ class DryRun:
     def __init__(
         self, plugin: Plugin, access: Access | None = None, holds: Callable[[Exchange], bool] | None = None
     ) -> None:
-        self._plugin, self._access, self._holds = plugin, access or plugin.access, holds
+        self._plugin, self._access, self.holds = plugin, access or plugin.access, holds
+        self.name, self.setting_id = plugin.name, plugin.setting_id
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
         """Raises ClientClosed only: the client has left while its body was read."""
@@ -84,7 +90,7 @@ class DryRun:
             verdict = Verdict("answer", _told(self._plugin), answer.status, "", "" if reason == before else reason)
             _verdicts(exchange)[self._plugin.name] = verdict
             self._drop(exchange)
-        elif self._holds is None or self._holds(exchange):
+        elif self.holds is None or self.holds(exchange):
             _verdicts(exchange).setdefault(self._plugin.name, Verdict("pass", _told(self._plugin)))
 
     def _drop(self, exchange: Exchange) -> None:
@@ -97,6 +103,12 @@ def would_refuse(exchange: Exchange, plugin: Plugin, error: GatewayError, reason
     """For what a plugin finds out later than in its access hook, in a body for example."""
     verdict = Verdict("refuse", _told(plugin), error.status, error.code, reason or error.detail)
     _verdicts(exchange)[plugin.name] = verdict
+
+
+def verdict_of(exchange: Exchange, name: str) -> Verdict | None:
+    """None: no dry run, or its turn has not come."""
+    found: dict[str, Verdict] = exchange.notes.get(_NOTE, {})
+    return found.get(name)
 
 
 def tell(exchange: Exchange) -> None:
@@ -142,6 +154,5 @@ def _member(name: str, verdict: Verdict) -> str:
 
 def _words(name: str, verdict: Verdict) -> str:
     """`acl would refuse (403 acl_denied): alice has none of the groups gold`."""
-    with_what = f"{verdict.status} {verdict.code}".rstrip()
     reason = verdict.reason.removeprefix(f"{name}: ").rstrip(".")
-    return f"{name} would {verdict.word} ({with_what})" + (f": {reason}" if reason else "")
+    return f"{name} {verdict.words}" + (f": {reason}" if reason else "")

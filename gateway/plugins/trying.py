@@ -4,8 +4,8 @@
     exchange = request("GET", "/users/7", headers={"X-Who": "anna"})
     await access(stamp, exchange)
 
-The Exchange is the real one. What a plugin would ask of the runtime (limits, credentials) is not there; for calls to other
-services there is a Service, and for the `batch` phase there are records:
+The Exchange is the real one. What a plugin would ask of the runtime (limits, credentials) is not there. For calls to
+other services there is a Service, and for the `batch` phase there are records:
 
     service = Service(status=204)
     counts = plugin(Path("counts.py"), caller=service, url="http://analytics.test/")
@@ -112,7 +112,7 @@ def record(**fields: Any) -> Record:
 
 
 async def batch(one: Plugin, records: Sequence[Record]) -> None:
-    """Hands them over, as is done every `batch_delay_s`. Raises whatever the hook raises: to a worker, they are lost."""
+    """Hands them over, as is done every `batch_delay_s`. Raises what the hook raises: for a worker, they are lost."""
     waiting = one.batch(records)
     if waiting is not None:
         await waiting
