@@ -15,8 +15,8 @@ from tests.browser.watching import Tab
 from tests.e2e.gateway import Gateway
 
 NAMES = [
-    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "websockets", "traces", "keys", "key",
-    "key-new", "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
+    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "websockets", "traces", "keys",
+    "key", "key-new", "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
 ]  # fmt: skip
 #: Django admin: a list and a form of each kind, and what has a template of its own.
 ADMIN = [
