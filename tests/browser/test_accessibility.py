@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, StorageState, ViewportSize
 
 from tests.browser.showcase import CONSUMERS, HOST, Showcase, backend, connected, filled
 from tests.browser.watching import Tab
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import Gateway, wait_until
 
 NAMES = [
     "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "websockets", "traces", "keys",
@@ -147,12 +147,16 @@ def test_a_trace_is_for_everybody(desk: Tab, phone: Tab, gateway: Gateway, showc
     with desk.step("a trace"):
         desk.open(showcase.pages()["traces"] + "?route=orders")
         desk.page.get_by_role("button", name="Trace the next requests").click()
-        desk.page.get_by_text("The trace runs").wait_for()
+        desk.page.get_by_text("The trace runs: ").wait_for()
         headers = {"Host": HOST, "apikey": showcase.keys[CONSUMERS[0]]}
         assert httpx.get(f"{gateway.url}/orders/1", headers=headers).status_code < 500
-        desk.page.get_by_role("link", name="Look again").first.click()
         rows = desk.page.locator("tbody tr")
-        rows.first.wait_for()
+
+        def look() -> int:
+            desk.page.get_by_role("link", name="Look again").first.click()
+            return rows.count()
+
+        wait_until(look, what="the request")
         said = [(row.locator("td").nth(0).inner_text(), row.locator("td").nth(1).inner_text()) for row in rows.all()]
         assert said == [
             ("request-id", "access"), ("key-auth", "access"), ("response-transformer", "response"),
