@@ -1,15 +1,16 @@
 """Which target of an upstream gets the next request, and what each target's traffic says of it.
 
 State is kept by address, outside the table: a reload forgets nothing, and least-connections counts what is truly in
-flight. While nothing is wrong, a request costs one look at `wary`; only if a target is down or ejected, has been tried
-or starts slowly, or if the request itself has a say (a cookie, a hash), the others are sought.
+flight. While nothing is wrong, a request costs one look at `wary` and one at what waits for the chosen target. Only if
+one is down or ejected, has been tried, starts slowly or is silent, or if the request itself has a say (a cookie, a
+hash), others are sought.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from math import ceil
-from time import monotonic, time
+from time import monotonic, perf_counter, time
 
 from gateway.proxy import health
 from gateway.proxy.choosing import least_connections, quickest, round_robin
@@ -114,7 +115,12 @@ class Group:
         usable = [state for state in usable if state.target.address not in tried] or usable
         nearest = _nearest(usable)
         # What hangs is known only when its time limit runs out: until then not all requests go the same way.
-        return [one for one in nearest if not health.suspect(one.standing, one.in_flight, policy)] or nearest
+        fit = [one for one in nearest if not health.suspect(one.standing, one.in_flight, policy)]
+        return self.speaking(fit) or fit or nearest
+
+    def speaking(self, states: Sequence[TargetState]) -> Sequence[TargetState]:
+        now_s = perf_counter()
+        return [state for state in states if not state.silent(now_s)]
 
     def _ramp(self, now_s: float) -> bool:
         """Moves the weights of those that start slowly. Whether there are any."""
@@ -188,7 +194,12 @@ class Balancer:
             group = self._group(upstream)
         if group.wary or tried:
             return group.pick(tried, exchange)
-        return group.sole or group.choose(group.first)
+        if group.sole is not None:
+            return group.sole
+        state = group.choose(group.first)
+        if state.waiting and state.silent(perf_counter()) and (others := group.speaking(group.first)):
+            return group.choose(others)
+        return state
 
     def cookie(self, upstream: UpstreamSpec, state: TargetState, exchange: Exchange) -> Pair | None:
         """The Set-Cookie that brings the client back to the target that answered it, if it needs one."""

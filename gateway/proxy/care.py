@@ -159,12 +159,12 @@ class Attempts:
         self.tried.add(state.target.address)
         exchange.target = state.target.address
         exchange.tries += 1
-        state.in_flight += 1
         sent_s = exchange.sent_s = perf_counter()
+        state.asked(sent_s)
         try:
             response = await transport.handle_async_request(make(state))
         except BaseException as error:
-            state.in_flight -= 1
+            state.gave_up()
             blamed = isinstance(error, UpstreamError) and health.blames(error, exchange.body is not None)
             if isinstance(error, UpstreamError):
                 state.broke(error, exchange.body is not None)
@@ -174,6 +174,7 @@ class Attempts:
                 breaker.abandon(trial)
             raise
         head_s, status = perf_counter(), response.status_code
+        state.heard(head_s)
         state.answered(status, head_s - sent_s)
         if breaker is not None:
             breaker.settle(trial, status >= 500 and status not in health.NOT_ITS_FAULT, head_s - sent_s)

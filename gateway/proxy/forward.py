@@ -119,17 +119,18 @@ class Forwarder:
         self, exchange: Exchange, upstream: UpstreamSpec, state: TargetState, request: httpx.Request
     ) -> None:
         transport = state.transport or self._transport(upstream, state)
-        state.in_flight += 1
-        exchange.sent_s = perf_counter()
+        exchange.sent_s = sent_s = perf_counter()
+        state.asked(sent_s)
         try:
             response = await transport.handle_async_request(request)
         except BaseException as error:
-            state.in_flight -= 1
+            state.gave_up()
             if isinstance(error, UpstreamError):
                 state.broke(error, exchange.body is not None)
             raise
-        exchange.upstream_head_s = perf_counter()
-        state.answered(response.status_code, exchange.upstream_head_s - exchange.sent_s)
+        exchange.upstream_head_s = head_s = perf_counter()
+        state.heard(head_s)
+        state.answered(response.status_code, head_s - sent_s)
         stream: AnswerStream = response.stream  # type: ignore[assignment]
         whole = stream.whole()
         if whole is None:

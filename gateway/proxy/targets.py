@@ -16,6 +16,10 @@ from gateway.proxy.snapshot import Blame, TargetSpec, UpstreamSpec
 
 #: How much the newest answer counts in the moving average of latencies.
 SMOOTHING = 0.1
+#: A target is silent when it lets requests wait so many times as long as it usually does, and at least so long; of one
+#: that never answered nobody knows what is usual. Then it gets single requests, each later than the one before.
+SILENCE_FACTOR, SILENCE_MIN_S, SILENCE_UNKNOWN_S = 10.0, 0.05, 1.0
+SILENCE_PAUSE_FACTOR, SILENCE_PAUSE_MAX_S = 8.0, 5.0
 #: ewma: after so long without an answer a slow target seems 1/e as slow; a failure doubles that, up to the most.
 DECAY_S = 10.0
 COST_MIN_S, COST_MAX_S = 0.001, 60.0
@@ -39,12 +43,13 @@ class Circle(Protocol):
 
 
 class TargetState:
-    """`forward` calls `answered` or `broke` once for each attempt and `ended` for each answer that is read piece by
-    piece, and keeps here the `transport` that leads there, which is the right one for the requests of its `group`."""
+    """`forward` calls `asked`, then `heard` and `answered`, or `gave_up` and perhaps `broke`, for each attempt, and
+    `ended` for each answer that is read piece by piece. It keeps here the `transport` that leads there, which is the
+    right one for the requests of its `group`."""
 
     __slots__ = (
-        "_cost_at_s", "_cost_s", "credit", "down", "faults", "group", "in_flight", "latency_s", "ramp_s", "since_s",
-        "standing", "target", "timed", "transport", "weight",
+        "_asked_s", "_cost_at_s", "_cost_s", "_heard_s", "credit", "down", "faults", "group", "in_flight", "latency_s",
+        "ramp_s", "since_s", "standing", "target", "timed", "transport", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, target: TargetSpec, down: bool, standing: Standing = GOOD) -> None:
@@ -52,6 +57,8 @@ class TargetState:
         self.group: Circle | None = None  # None: it has no weight, so nobody chooses it
         self.transport: httpx.AsyncBaseTransport | None = None
         self.in_flight = 0
+        self.waiting = 0  # those that have no answer yet
+        self._asked_s = self._heard_s = 0.0  # the last request; the last sign of life, or when waiting for it began
         self.weight: float = target.weight  # less while it starts slowly
         self.ramp_s: float | None = None  # when that began
         self.credit: float = 0  # smooth weighted round-robin's running balance
@@ -64,6 +71,31 @@ class TargetState:
         self.since_s = 0.0  # of the state it is in, since the epoch; 0: since the start
 
     # --- what becomes of its requests
+
+    def asked(self, now_s: float) -> None:
+        """Clock: `perf_counter`. Each call is followed by one of `heard` or `gave_up`."""
+        self.in_flight += 1
+        if not self.waiting:
+            self._heard_s = now_s
+        self.waiting += 1
+        self._asked_s = now_s
+
+    def heard(self, now_s: float) -> None:
+        self.waiting -= 1
+        self._heard_s = now_s
+
+    def gave_up(self) -> None:
+        self.waiting -= 1
+        self.in_flight -= 1
+
+    def silent(self, now_s: float) -> bool:
+        """It may hang: better that others are asked, until its next turn. What hangs fails only when a time limit runs
+        out, and all that were sent there meanwhile fail with it."""
+        if not self.waiting:
+            return False
+        usual_s = max(SILENCE_MIN_S, SILENCE_FACTOR * self.latency_s) if self.latency_s else SILENCE_UNKNOWN_S
+        pause_s = min(SILENCE_PAUSE_MAX_S, usual_s * SILENCE_PAUSE_FACTOR ** min(self.waiting, 4))
+        return now_s - self._heard_s > usual_s and now_s - self._asked_s < pause_s
 
     def answered(self, status: int, latency_s: float) -> None:
         if status >= 400 and status in self.faults:

@@ -113,7 +113,7 @@ class UpstreamSocket:
         exchange.target = state.target.address
         exchange.tries += 1
         exchange.sent_s = perf_counter()
-        state.in_flight += 1
+        state.asked(exchange.sent_s)
         try:
             self.connection = await self._opened(upstream, state.target, handshake)
         except InvalidStatus as refused:
@@ -122,7 +122,7 @@ class UpstreamSocket:
             _deliver(exchange, refused.response)
             return
         except BaseException as error:
-            state.in_flight -= 1
+            state.gave_up()
             trouble = _translated(error)
             if trouble is None:
                 raise
@@ -155,6 +155,7 @@ class UpstreamSocket:
     @staticmethod
     def _answered(exchange: Exchange, state: TargetState, status: int) -> None:
         exchange.upstream_head_s = perf_counter()
+        state.heard(exchange.upstream_head_s)
         state.answered(status, exchange.upstream_head_s - exchange.sent_s)
 
     async def _opened(self, upstream: UpstreamSpec, target: TargetSpec, handshake: _Handshake) -> ClientConnection:

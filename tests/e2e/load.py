@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Load:
-    """`threads` keep-alive clients, each at most `rate` requests a second, until `stop`."""
+    """`threads` keep-alive clients, each at most `rate` requests a second, until `stop`. They begin one by one."""
 
     port: int
     path: str
@@ -24,7 +24,10 @@ class Load:
     _running: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> Load:
-        self._running = [threading.Thread(target=self._run, daemon=True) for _ in range(self.threads)]
+        every_s = 1 / (self.rate * self.threads)
+        self._running = [
+            threading.Thread(target=self._run, args=[number * every_s], daemon=True) for number in range(self.threads)
+        ]
         for thread in self._running:
             thread.start()
         return self
@@ -40,7 +43,8 @@ class Load:
             counts[status] = counts.get(status, 0) + 1
         return counts
 
-    def _run(self) -> None:
+    def _run(self, delay_s: float) -> None:
+        self._stop.wait(delay_s)
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while not self._stop.is_set():
             begun = time.monotonic()

@@ -29,14 +29,40 @@ REQUESTS = 600
 def test_one_of_three_fails_at_most_five_requests(gateway: Gateway, plain_upstream: int, kind: str) -> None:
     with BAD[kind]() as bad, target(answering(OK)) as other:
         configure(gateway, bad, plain_upstream, other, first_byte_timeout_ms=100)
-        # What hangs already when the fifth time limit runs out fails as well, so there is one client for that.
-        statuses = ask(gateway.port, REQUESTS, connections=1 if kind == "hangs" else 2)
+        # Whoever waits for it already when the first time limit runs out fails as well.
+        connections, times = (4, 5 * REQUESTS) if kind == "hangs" else (2, REQUESTS)
+        statuses = ask(gateway.port, times, connections)
         failed = [number for number, status in enumerate(statuses) if status != 200]
-        assert len(statuses) == REQUESTS
+        assert len(statuses) == times
         assert len(failed) <= (0 if kind == "refuses" else 5), failed  # who is refused goes on to the next
         after = statuses[failed[-1] + 1 :] if failed else statuses
         assert len(after) >= REQUESTS * 0.9
         assert states(gateway) == {bad: "ejected", plain_upstream: "up", other: "up"}
+
+
+def test_one_that_begins_to_hang_keeps_few_clients_waiting(gateway: Gateway, plain_upstream: int) -> None:
+    """Its time limit of a second would cost thirty of a hundred requests a second."""
+    hangs = threading.Event()
+
+    async def once_well(wire: Wire) -> None:
+        while await wire.head():
+            if hangs.is_set():
+                await wire.left()
+                return
+            await wire.send(OK)
+
+    with target(once_well) as bad, target(answering(OK)) as other:
+        configure(gateway, bad, plain_upstream, other, first_byte_timeout_ms=1000)
+        load = Load(gateway.port, "/x", threads=50, rate=2).start()  # many clients: few wait for their answer before
+        wait_until(lambda: len(load.answers) > 100)
+        hangs.set()
+        wait_until(lambda: states(gateway)[bad] == "ejected", 30)
+        begun = len(load.answers)
+        wait_until(lambda: len(load.answers) > begun + 200, 30)
+        load.stop()
+        assert load.errors == []
+        assert load.statuses()[504] <= 8, load.statuses()  # five; under noise what is usual is known less well
+        assert {status for _, status, _ in load.answers[begun:]} == {200}
 
 
 def test_it_comes_back_by_one_request_and_stays_when_it_is_well(gateway: Gateway, plain_upstream: int) -> None:

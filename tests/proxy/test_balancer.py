@@ -104,6 +104,59 @@ def test_a_connection_that_cannot_be_made_counts_and_our_own_limits_do_not() -> 
     assert picks(balancer, up) == {2: 12}
 
 
+def test_a_silent_target_gets_single_requests_until_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("gateway.proxy.balancer.perf_counter", clock)
+    balancer, up = Balancer(), upstream("up", A, B)
+    silent, other = balancer.state(up, A), balancer.state(up, B)
+
+    def asked(times: int) -> Counter[int]:
+        """B answers at once, A never."""
+        ports: Counter[int] = Counter()
+        for _ in range(times):
+            state = balancer.pick(up)
+            ports[state.target.port] += 1
+            state.asked(clock.now_s)
+            if state is other:
+                state.heard(clock.now_s)
+                state.in_flight -= 1
+            clock.now_s += 0.001
+        return ports
+
+    for state in (silent, other):  # quick, until now
+        state.asked(clock.now_s)
+        state.heard(clock.now_s)
+        state.answered(200, 0.001)
+    assert asked(50)[1] == 25  # not long enough to say
+    clock.now_s += 0.05
+    assert asked(1000)[1] == 0
+    clock.now_s += 5
+    assert asked(1000)[1] == 1  # its next turn
+    silent.heard(clock.now_s)
+    assert asked(10)[1] == 5
+    clock.now_s += 1
+    assert picks(balancer, up) == {2: 12}
+    other.asked(clock.now_s)
+    clock.now_s += 0.1
+    assert picks(balancer, up) == {1: 6, 2: 6}  # if all are silent, none is
+
+
+def test_one_that_never_answered_has_a_second_and_one_that_is_left_may_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("gateway.proxy.balancer.perf_counter", clock)
+    balancer, up = Balancer(), upstream("up", A, B)
+    silent = balancer.state(up, A)
+    silent.asked(clock.now_s)
+    clock.now_s += 0.9
+    assert picks(balancer, up)[1] == 6
+    clock.now_s += 0.2
+    assert picks(balancer, up)[1] == 0
+    silent.gave_up()  # its client left
+    assert picks(balancer, up)[1] == 6
+
+
 def test_the_only_target_is_never_ejected() -> None:
     balancer, up = Balancer(), upstream("up", A, target(2, weight=0))
     picks(balancer, up)

@@ -149,6 +149,7 @@ class Soak:
                 f" after {warm_s:.0f} s;"
                 f" descriptors {fds:+.0f}, tasks {tasks:+.0f}"
             )
+            say("  MB, each minute: " + " ".join(f"{sample.rss_mb:.0f}" for sample in mine[:: int(60 / SAMPLE_S)]))
             fine = fine and slope < MAX_SLOPE_MB and fds <= MAX_GROWN and tasks <= MAX_GROWN
         for sample in self.last:
             say(f"  afterwards {sample.pid}: {sample.fds} fds, {sample.tasks} tasks, {sample.in_flight} in flight")
