@@ -150,6 +150,12 @@ class Plugin:
     Config: ClassVar[type[PluginConfig]]
     #: True for authentication: sets exchange.consumer. Settings scoped to a consumer apply after the last of these.
     identifies: ClassVar[bool] = False
+    #: False: whatever its access hook does is no refusal, so a setting of it cannot have a dry run.
+    refuses: ClassVar[bool] = True
+    #: Refuse nobody (`gateway.plugins.dryruns`); set before any hook. What the access hook raises is caught by others.
+    dry_run: bool = False
+    #: Fields that only this plugin may set, with `-` for `_` and `.`: in a dry run the client's own go in any case.
+    owned: frozenset[bytes] = frozenset()
     #: Of `batch`: so many records at most in one call, and how long the first of them waits for others.
     batch_max: int = 1000
     batch_delay_s: float = 0.2
@@ -200,3 +206,7 @@ class Plugin:
     def hooks(cls) -> tuple[str, ...]:
         """The phases this plugin takes part in."""
         return tuple(hook for hook in HOOKS if getattr(cls, hook) is not getattr(Plugin, hook))
+
+    @classmethod
+    def may_refuse(cls) -> bool:
+        return cls.refuses and cls.access is not Plugin.access

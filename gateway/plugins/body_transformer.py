@@ -56,6 +56,7 @@ class BodyTransformer(Plugin):
     name = "body-transformer"
     Config = BodyTransformerConfig
     config: BodyTransformerConfig
+    refuses = False
 
     def __init__(self, config: BodyTransformerConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

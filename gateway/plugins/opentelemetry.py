@@ -80,6 +80,7 @@ class Opentelemetry(Plugin):
     name = "opentelemetry"
     Config = OpentelemetryConfig
     config: OpentelemetryConfig
+    refuses = False
 
     def __init__(self, config: OpentelemetryConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -85,6 +85,7 @@ class ResponseCache(Plugin):
     name = "response-cache"
     Config = ResponseCacheConfig
     config: ResponseCacheConfig
+    refuses = False
 
     def __init__(self, config: ResponseCacheConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -42,16 +42,18 @@ class Pipeline:
         self._only_record = (record,)
         self._ids = request_ids()
 
-    async def handle(self, exchange: Exchange, forward: Forward | None = None) -> None:
+    async def handle(
+        self, exchange: Exchange, forward: Forward | None = None, table: RoutingTable | None = None
+    ) -> None:
         """Fill status, response_headers and answer_body. Every call must be followed by `finish`.
 
-        `forward`: in the place of the forwarder's own.
+        `forward`, `table`: in the place of the forwarder's own, and of ours.
         """
         self.in_flight += 1
         exchange.chain = _NO_HOOKS
         exchange.id = next(self._ids)
         try:
-            answer = await self._decide(exchange, self.table, forward or self._forward)
+            answer = await self._decide(exchange, table or self.table, forward or self._forward)
             if answer is not None:
                 exchange.outcome = exchange.outcome or "answered"  # a plugin may know better
                 _give(exchange, answer)
