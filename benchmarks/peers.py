@@ -105,6 +105,7 @@ PEERS: dict[str, Callable[[Case, Place], Command]] = {
     "fastapi-proxy-lib": pythons.fastapi,
     "litellm": pythons.litellm,
     "granian": pythons.granian,
+    "relay": pythons.relay,
 }
 
 #: Servers that run our own application: clients need the headers they need with us, and the environment is ours.
@@ -118,6 +119,8 @@ def version_of(peer: str) -> str:
     """Raises Absent."""
     if peer in PACKAGES:
         return package(peer, target(PACKAGES[peer]))
+    if peer == "relay":
+        return f"uvloop {version('uvloop')}"
     if peer not in SAYS_VERSION:
         return f"daphne {version('daphne')}, Django {version('django')}, httpx {version('httpx')}"
     done = subprocess.run([program(peer), SAYS_VERSION[peer]], capture_output=True, text=True, timeout=20)

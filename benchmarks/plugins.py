@@ -108,6 +108,8 @@ UNMEASURED = {
     "basic-auth": "a password seen before costs what key-auth does",
     "http-log": "after the answer",
     "file-log": "after the answer",
+    "syslog": "after the answer",
+    "kafka-log": "after the answer",
     "opa": "calls out",
     "mtls-auth": "a certificate seen before costs what key-auth does",
     "openid-connect": "calls out; a session costs what opening its cookie does",

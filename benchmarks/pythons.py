@@ -26,6 +26,13 @@ def hello(case: Case, place: Place) -> Command:
     return daphne("benchmarks.hello:application", place)
 
 
+def relay(case: Case, place: Place) -> Command:
+    """What uvloop and the kernel cost alone: the floor for anything in Python, see `relay.py`."""
+    plainly(case)
+    arguments = [sys.executable, "-m", "benchmarks.relay", str(place.port), str(place.upstream_port)]
+    return Command(arguments, {"PYTHONPATH": str(HERE.parent)})
+
+
 def daphne(application: str, place: Place) -> Command:
     arguments = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(place.port), "-v", "0", application]
     return Command(arguments, {"PYTHONPATH": str(HERE.parent), "BENCHMARK_UPSTREAM": upstream(place)})

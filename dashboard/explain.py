@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
 from datetime import timedelta
 from math import floor
 from typing import Any
 
 from dashboard.names import Names
+from gateway.plugins.dryruns import parted
 from gateway.proxy import errors
 
 #: What rate-limiting writes into a row's `detail` (`plugins.rate_limiting`).
@@ -55,10 +57,14 @@ _STANDARD |= {
 
 def explain(row: Any, names: Names) -> str:
     """`row` has the attributes of a UsageRow."""
+    detail, dry = parted(row.detail)
+    if dry:
+        row = copy(row)
+        row.detail = detail
     said = _SENTENCES.get(row.outcome, _plain)(row, names)
     if row.tries > 1:
         said += f" It took {row.tries} attempts."
-    return said
+    return f"{said} In a dry run, {dry}{'' if dry.endswith('?') else '.'}" if dry else said
 
 
 def _ok(row: Any, names: Names) -> str:

@@ -13,6 +13,7 @@ PAGES = (
     "dashboard.pages.routes",
     "dashboard.pages.upstreams",
     "dashboard.pages.websockets",
+    "dashboard.pages.traces",
     "dashboard.pages.keys",
     "dashboard.pages.issuing",
     "dashboard.pages.config",

@@ -85,7 +85,7 @@ def listed(wish: Wish, *, limit: int, before: Place | None = None) -> Listed:
     shown = items[:limit]
     last = shown[-1] if len(items) > limit else None
     older = Place(round(last["opened_at"].timestamp() * 1000), last["id"]) if last else None
-    return Listed(shown, sum(answer.said["count"] for answer in answers), older, _silent(answers, wish.node))
+    return Listed(shown, sum(answer.said["count"] for answer in answers), older, silent(answers, wish.node))
 
 
 def close(wish: Wish, *, code: int = GOING_AWAY, reason: str = "", author: Author) -> Closed:
@@ -100,18 +100,18 @@ def close(wish: Wish, *, code: int = GOING_AWAY, reason: str = "", author: Autho
         for number, name, many in answer.said["routes"]:
             routes[number, name] += many
     _record(author, wish, about, routes)
-    return Closed(count, items, _silent(answers, wish.node))
+    return Closed(count, items, silent(answers, wish.node))
 
 
 def _about(wish: Wish) -> dict[str, Any]:
     return {
         "id": wish.id,
-        "route": _named(Route, "name", wish.route) if wish.route else None,
-        "consumer": _named(Consumer, "username", wish.consumer) if wish.consumer else None,
+        "route": named(Route, "name", wish.route) if wish.route else None,
+        "consumer": named(Consumer, "username", wish.consumer) if wish.consumer else None,
     }
 
 
-def _named(model: type[Route] | type[Consumer], called: str, ref: str) -> Named:
+def named(model: type[Route] | type[Consumer], called: str, ref: str) -> Named:
     row = model.objects.filter(**{called: ref}).first()
     if row is None and ref.isascii() and ref.isdecimal() and len(ref) <= 18:
         row = model.objects.filter(pk=int(ref)).first()
@@ -129,7 +129,7 @@ def _moment(ms: int | None) -> datetime | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
 
 
-def _silent(answers: Iterable[Answered], node: str) -> list[str]:
+def silent(answers: Iterable[Answered], node: str) -> list[str]:
     expected = workers().filter(node=node) if node else workers()
     answered = set(map(str, answers))
     return [str(worker) for worker in expected if str(worker) not in answered]

@@ -23,7 +23,7 @@ Words = Annotated[list[str], NoDecode]
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Variables that may name a file instead (`SECRET_KEY_FILE=/run/secrets/key`), as container platforms do.
-FROM_FILE = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+FROM_FILE = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL", "REDIS_URL")
 
 PLUGINS = [
     "gateway.plugins.request_id.RequestId",
@@ -63,6 +63,8 @@ PLUGINS = [
     "gateway.plugins.response_transformer.ResponseTransformer",
     "gateway.plugins.http_log.HttpLog",
     "gateway.plugins.file_log.FileLog",
+    "gateway.plugins.syslog.Syslog",
+    "gateway.plugins.kafka_log.KafkaLog",
 ]
 
 
@@ -79,6 +81,8 @@ class Environment(BaseSettings):
     """Valkey or Redis as a URL, `redis://host:6379/0` or `unix:///path`. Empty: the embedded one of `manage.py up`."""
     secret_key: str = Field("", validation_alias="SECRET_KEY")
     """Signs sessions and cookies. Empty: the file `secrets/secret-key` in the data directory."""
+    secret_key_fallbacks: Words = Field(default_factory=list, validation_alias="SECRET_KEY_FALLBACKS")
+    """Other keys, with commas: what was signed or stored under them is good, too. See [operations](operations.md)."""
     data_dir: Path = ROOT / "var"
     """What must survive a restart lies here: embedded servers, secrets, usage spool, last good configuration."""
 
@@ -197,7 +201,7 @@ class Environment(BaseSettings):
 
     @field_validator(
         "allowed_hosts", "csrf_trusted_origins", "trusted_proxies", "upstream_allow", "upstream_deny", "plugins",
-        "tls_certificates", "secrets_env",
+        "tls_certificates", "secrets_env", "secret_key_fallbacks",
         mode="before", check_fields=True,
     )  # fmt: skip
     @classmethod

@@ -51,6 +51,7 @@ from gateway.proxy.shadows import Shadows
 from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import Snapshot, TargetSpec
 from gateway.proxy.table import RoutingTable
+from gateway.proxy.tracing import Traces
 from gateway.proxy.transport import Transports
 from gateway.proxy.watch import Watch
 from keys import lookup
@@ -101,6 +102,7 @@ class Runtime:
             shadow=self.shadows,
             store=self.store,
             batches=Batches(lambda name, count: metrics.PLUGIN_DROPPED.labels(name).inc(count)),
+            fence=environment.fence,
             node=environment.node,
             log_dir=environment.log_dir or environment.data_dir / "logs",
         )
@@ -120,6 +122,7 @@ class Runtime:
         self.pipeline = Pipeline(self.forwarder, Downstream(environment.trusted_proxies), self.journal.append)
         self.live = Live(self.batcher.command, source=f"{environment.node}/{worker}", version=self._version)
         self.roster = Roster()
+        traces = Traces(self.pipeline)
         self.roll_call = RollCall(
             self.batcher.command,
             node=environment.node,
@@ -129,6 +132,8 @@ class Runtime:
                 "websockets": self.roster.told,
                 "close": self.roster.closed,
                 "guards": lambda about: [*self.forwarder.guards.shown()],
+                "trace": traces.begin,
+                "traces": traces.told,
             },
         )
         self.front: Callable[[], dict[str, Any]] = dict  # our own server tells of its connections and limits
@@ -178,6 +183,7 @@ class Runtime:
             await asyncio.wait([self._keeper], timeout=2.0)
         await self.journal.aclose()
         await self.resources.batches.aclose()
+        await self.resources.kept.aclose()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.close)
         await self.forwarder.transports.aclose()

@@ -48,6 +48,7 @@ def _secret_key() -> str:
 
 DEBUG = ENVIRONMENT.debug
 SECRET_KEY = _secret_key()
+SECRET_KEY_FALLBACKS = ENVIRONMENT.secret_key_fallbacks
 ALLOWED_HOSTS = ENVIRONMENT.allowed_hosts
 CSRF_TRUSTED_ORIGINS = ENVIRONMENT.csrf_trusted_origins
 REDIS_URL = ENVIRONMENT.redis_url or PLACES.redis_url
@@ -99,13 +100,9 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {
-    "default": {
-        **_database(ENVIRONMENT.database_url),
-        "CONN_MAX_AGE": 60,
-        "CONN_HEALTH_CHECKS": True,
-    }
-}
+# No persistent connections: each request of the control plane has a thread of its own, so its connection would be kept
+# for nobody. What a worker asks for itself (gateway.database) keeps its threads, and with them its connections.
+DATABASES = {"default": _database(ENVIRONMENT.database_url)}
 # A server that vanishes without a word must not hold a thread for the kernel's two hours. Unix sockets ignore these.
 _DEADLINES = {
     "connect_timeout": 5,

@@ -69,14 +69,15 @@ def _record(author: Author, row: Model, message: list[Any]) -> None:
         save([entry(user_id, type(row), row.pk, str(row), message)])
 
 
-def entry(user_id: int, model: type[Model], pk: Any, called: str, message: list[Any]) -> LogEntry:
-    """Not saved yet. What it is about comes first in the message; a first step that names a thing is about a part."""
+def entry(user_id: int, model: type[Model] | None, pk: Any, called: str, message: list[Any]) -> LogEntry:
+    """Not saved yet. What it is about comes first in the message; a first step that names a thing is about a part.
+    `model` None: it is about no row."""
     kind, about = next(iter(message[0].items()))
     of_part = "object" in about and about["object"] != called
     return log_entry()(
         user_id=user_id,
-        content_type=ContentType.objects.get_for_model(model),
-        object_id=str(pk),
+        content_type=ContentType.objects.get_for_model(model) if model is not None else None,
+        object_id=str(pk) if model is not None else None,
         object_repr=called[:200],
         action_flag=CHANGE if of_part else _FLAGS[kind],
         change_message=json.dumps(message),

@@ -172,6 +172,10 @@ def _scopes(reading: Reading, registry: Registry) -> Iterator[Problem]:
         if early and "groups" in entry.when:
             message = f"{entry.name} runs before the consumer is known, so it cannot differ by groups."
             yield _at("plugins", index, row, ("when",), message)
+        if entry.enabled and entry.dry_run and entry.name in registry and not registry[entry.name].may_refuse():
+            yield _at(
+                "plugins", index, row, ("dry_run",), f"{entry.name} refuses nobody, so there is no dry run of it."
+            )
         if entry.enabled and entry.consumer and entry.name in registry:
             if registry.identified < 0:
                 yield _at("plugins", index, row, ("consumer",), "No plugin here finds out who the consumer is.")
@@ -389,6 +393,7 @@ def _plugin_spec(entry: PluginEntry, config: Any) -> PluginSpec:
         consumer_id=entry.consumer_id,
         config=config,
         when=_when(entry.when),
+        dry_run=entry.dry_run,
     )
 
 

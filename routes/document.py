@@ -396,6 +396,8 @@ class PluginFields(Part):
     when: Conditional = {}
     """Requests it is for: `methods`, `headers` (name → RE2 pattern), the caller's `groups`, `networks`, `paths`. All
     that is given has to hold, of a list any. Empty: for every request."""
+    dry_run: bool = False
+    """Refuse nobody: answers say in `X-Dry-Run` what would have been refused, and usage rows in their detail."""
 
 
 class PluginEntry(PluginFields):

@@ -282,6 +282,7 @@ class PluginSetting(ConfigRow):
     enabled = models.BooleanField(default=True)
     config = SealedConfig(default=dict, blank=True)
     when = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
+    dry_run = models.BooleanField("dry run", default=False, db_default=False)
     route = models.ForeignKey(Route, models.CASCADE, null=True, blank=True, related_name="plugin_settings")
     upstream = models.ForeignKey(Upstream, models.CASCADE, null=True, blank=True, related_name="plugin_settings")
     consumer = models.ForeignKey("keys.Consumer", models.CASCADE, null=True, blank=True, related_name="plugin_settings")

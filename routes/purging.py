@@ -1,14 +1,16 @@
 """Purging kept answers: told to all workers over Redis, where a log keeps it for those who were not listening.
 
-It is no change of the configuration, so it makes no version. Without Redis nobody would hear it: then it fails.
+It is no change of the configuration, so it makes no version, but it leaves an entry in the audit trail. Without Redis
+nobody would hear it: then it fails.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 import redis
 from django.conf import settings
@@ -16,8 +18,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gateway.plugins.purges import MAX_PURGES, Kind, Purge, log, place
+from keys import trail
+from keys.trail import Author
+from routes.models import Route
 
 TIMEOUT_S = 1.0
+TOLD_MAX = 50  # of a thousand URLs, in the trail
 
 
 class StoreUnavailable(Exception):
@@ -32,8 +38,23 @@ def purge_of(kind: Kind, url: str, route: int = 0) -> Purge:
     return Purge.of_url(found[2], authority, route) if kind == "url" else Purge(kind, found[2], authority, route)
 
 
-def purge(purges: Iterable[Purge]) -> None:
-    """Raises StoreUnavailable; then some of them may have been told."""
+def purge(purges: Iterable[Purge], *, author: Author, route: Route | None, wanted: Mapping[str, Any]) -> None:
+    """`wanted`: the same in the words of who asked, for the trail; with a route it stands in that one's history. Raises
+    StoreUnavailable; then some of them may have been told, and the trail says nothing."""
+    _tell(purges)
+    if (user_id := trail.user_id_of(author)) is not None:
+        message = trail.changed({}, {name: _shortened(value) for name, value in wanted.items()}, "Purged kept answers.")
+        model, pk, called = (Route, route.pk, str(route)) if route is not None else (None, None, "kept answers")
+        trail.save([trail.entry(user_id, model, pk, called, message)])
+
+
+def _shortened(value: Any) -> Any:
+    if not isinstance(value, list) or len(value) <= TOLD_MAX:
+        return value
+    return [*value[:TOLD_MAX], f"… and {len(value) - TOLD_MAX} more"]
+
+
+def _tell(purges: Iterable[Purge]) -> None:
     at_ms = int(time.time() * 1000) + 1
     channel = place(settings.SECRET_KEY)
     try:

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from routes import masking
 from routes.problems import Path
 
 HEAD = "sealed:1:"
+FIELDS = {"PluginSetting": "config", "Upstream": "tls_client_key", "ConfigVersion": "document"}
 UNREADABLE = "This secret was stored under another SECRET_KEY and cannot be read. Write it anew."
 _PURPOSE = b"hydragate secrets of the configuration 1"
 
@@ -87,6 +88,25 @@ def _fernet_of(keys: tuple[str, ...]) -> Any:
 
     made = [base64.urlsafe_b64encode(hmac.digest(key.encode(), _PURPOSE, hashlib.sha256)) for key in keys]
     return MultiFernet([Fernet(key) for key in made])
+
+
+def rewrite(models: Mapping[str, Any], execute: Callable[[str], Any], write: Callable[[Any, str], Any]) -> int:
+    """`write(row, field)` for every row of these models that may hold secrets; how many those are.
+
+    Published versions are facts that a trigger keeps. What they say stays the same, so it is off meanwhile: needs a
+    transaction.
+    """
+    if not any(model.objects.exists() for model in models.values()):
+        return 0
+    execute("SET CONSTRAINTS ALL IMMEDIATE")  # what waits for the end would forbid the next statement
+    execute("ALTER TABLE routes_configversion DISABLE TRIGGER routes_configversion_keep")
+    rows = 0
+    for name, model in models.items():
+        for row in model.objects.iterator(chunk_size=20):
+            write(row, FIELDS[name])
+            rows += 1
+    execute("ALTER TABLE routes_configversion ENABLE TRIGGER routes_configversion_keep")
+    return rows
 
 
 # --- fields of models -------------------------------------------------------------------------------------------------

@@ -21,12 +21,12 @@ from django.db import connection, transaction
 
 from keys.nudge import CONFIG_CHANNEL, nudge
 from keys.trail import Author, name_of
-from routes import masking, selectors, trail
+from routes import masking, sealing, selectors, trail
 from routes.catalogue import fence, references, registry
 from routes.compile import compile as compile_document
 from routes.difference import difference
 from routes.document import digest
-from routes.models import ConfigVersion
+from routes.models import ConfigVersion, PluginSetting, Upstream
 from routes.problems import CompileError, Problem
 from routes.restore import identified, restore
 
@@ -171,6 +171,17 @@ def replace(document: object, *, author: Author, source: str, comment: str = "",
         after = _restored(wanted, before, author)
         version = _publish(after, author, source, comment, said="Replaced the whole configuration.")
         return Imported(version, difference(before, after))
+
+
+def reseal() -> int:
+    """Encrypt all secrets anew, under the SECRET_KEY of now; how many rows may hold some. No version is made of it.
+
+    What can be opened by none of the keys stays as it is.
+    """
+    models = {model.__name__: model for model in (PluginSetting, Upstream, ConfigVersion)}
+    with transaction.atomic(), connection.cursor() as cursor:
+        _lock()
+        return sealing.rewrite(models, cursor.execute, lambda row, field: row.save(update_fields=[field]))
 
 
 def problems_of(document: Any) -> tuple[Problem, ...]:

@@ -36,6 +36,7 @@ upstreams: [{{name: up, targets: [{{host: 127.0.0.1, port: {port}}}]}}]
 routes:
 - {{name: plain, paths: [/plain/*], upstreams: [{{name: up}}]}}
 - {{name: policies, paths: [/policies/*], upstreams: [{{name: up}}]}}
+- {{name: kept, paths: [/kept/*], upstreams: [{{name: up}}]}}
 plugins:
 - {{name: request-id, route: policies}}
 - {{name: key-auth, route: policies}}
@@ -53,6 +54,7 @@ plugins:
 - {{name: request-termination, route: policies, config: {{trigger: x-stop}}}}
 - {{name: security-headers, route: policies}}
 - {{name: compression, route: policies}}
+- {{name: response-cache, route: kept, config: {{cache_ttl: 60}}}}
 """
 #: Kind of call → where it is made. `task` is the one whose number is documented.
 WATCHED: list[tuple[str, type, str]] = [
@@ -145,7 +147,7 @@ async def ask(server: Front, head: bytes, rounds: int) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("route", ["plain", "policies"])
+@pytest.mark.parametrize("route", ["plain", "policies", "kept"])
 async def test_a_request_costs_one_task_and_nothing_else(
     route: str, key: str, worker: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +163,7 @@ async def test_a_request_costs_one_task_and_nothing_else(
     assert watch.calls == {"task": CLIENTS * ROUNDS}
     decided = {"x-request-id", "ratelimit"} & {name for name, _ in answer.headers}
     assert len(decided) == (2 if route == "policies" else 0)
+    assert answer["cache-status"].startswith("hydragate; hit" if route == "kept" else "")
 
 
 async def forbidden(scope: Any, receive: Any, send: Any) -> None:

@@ -80,6 +80,38 @@ ROWS: dict[str, Any] = {
     "next": "https://gateway.example.com/admin/v1/usage/rows?outcome=rate_limited&cursor=1795351295120000-81204",
     "searched_to": None,
 }
+TRACE: dict[str, Any] = {
+    "id": "0b6f2a40a1ab6b8f2d5f3b1f1f2f9c7e",
+    "running": False,
+    "items": [
+        {
+            "request_id": "9f8660999c8c931280920375793a935a",
+            "at": "2026-11-22T12:02:35.120000Z",
+            "node": "gw-1",
+            "worker": 1,
+            "method": "GET",
+            "host": "api.example.com",
+            "path": "/users/5",
+            "route_id": 3,
+            "route": "users",
+            "upstream": "users",
+            "target": "10.0.0.1:80",
+            "consumer": "bob",
+            "status": 200,
+            "outcome": "ok",
+            "detail": "",
+            "duration_ms": 12.4,
+            "gateway_ms": 0.9,
+            "upstream_ms": 11.2,
+            "steps": [
+                {"plugin": "key-auth", "setting": 4, "phase": "access", "result": "passed", "us": 6.1},
+                {"plugin": "rate-limiting", "setting": 9, "phase": "access", "result": "passed", "us": 412.7},
+                {"plugin": "rate-limiting", "setting": 9, "phase": "response", "result": "passed", "us": 3.0},
+            ],
+        }
+    ],
+    "silent": [],
+}
 WEBSOCKETS: dict[str, Any] = {
     "items": [
         {

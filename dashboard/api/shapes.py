@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from dashboard.traces import REQUESTS, SECONDS
 from dashboard.websockets import GOING_AWAY, REASON_BYTES
+from gateway.proxy.tracing import MAX_REQUESTS, MAX_SECONDS
 from keys.api.shapes import Given, Text
 
 
@@ -226,6 +228,80 @@ class WebSocketsClosed(Answer):
     """As they were. Of many, not all."""
     silent: list[str]
     """Workers (node/worker) that did not answer in time: what they have open may be open still."""
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+class TraceWrite(Given):
+    """What is given has to hold together."""
+
+    route: Annotated[Text, Field(max_length=100)] = ""
+    """Of this route, by name or id. Empty: of any."""
+    consumer: Annotated[Text, Field(max_length=150)] = ""
+    """Of this consumer, by name or id. Empty: of anybody."""
+    client_ip: Annotated[str, Field(max_length=45, pattern=r"^[0-9A-Fa-f:.]*$")] = ""
+    """From this address. Empty: from anywhere."""
+    requests: int = Field(REQUESTS, ge=1, le=MAX_REQUESTS)
+    """So many, of each worker."""
+    seconds: int = Field(SECONDS, ge=1, le=MAX_SECONDS)
+    """For so long."""
+
+
+class TraceBegun(Answer):
+    id: str
+    until: datetime
+    workers: int
+    """So many trace."""
+    silent: list[str]
+    """Workers (node/worker) that did not answer in time, and do not."""
+
+
+class TraceStep(Answer):
+    plugin: str
+    setting: int
+    """Id of the plugin setting."""
+    phase: Literal["access", "response"]
+    result: str
+    """`passed`, `refused 403 acl_denied`, `answered 301`, `would refuse (…)` in a dry run, `not for this request`,
+    `failed ValueError`, `left`."""
+    us: float
+    """Microseconds until it was done, waiting included."""
+
+
+class TracedRequest(Answer):
+    request_id: str
+    """Its usage row has the same."""
+    at: datetime
+    node: str
+    worker: int
+    method: str
+    host: str
+    path: str
+    """Without its query."""
+    route_id: int
+    route: str
+    upstream: str | None
+    target: str | None
+    consumer: str | None
+    status: int
+    outcome: str
+    detail: str
+    duration_ms: float
+    gateway_ms: float
+    upstream_ms: float | None
+    steps: list[TraceStep]
+    """In the order in which they were done."""
+
+
+class Trace(Answer):
+    id: str
+    running: bool
+    """More may come."""
+    items: list[TracedRequest]
+    """The newest first."""
+    silent: list[str]
+    """Workers (node/worker) that did not answer in time: what they have is missing here."""
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

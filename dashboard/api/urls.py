@@ -1,4 +1,4 @@
-"""Usage, status and open WebSockets in the admin API, and the calls that show how to use a new key."""
+"""Usage, status, open WebSockets and traces in the admin API, and the calls that show how to use a new key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rest_framework.request import Request
 
 from dashboard.api.rows import Rows
 from dashboard.api.status import Status
+from dashboard.api.traces import TraceRead, TracesBegin
 from dashboard.api.usage import Series, Summary, Top
 from dashboard.api.websockets import WebSocketClose, WebSockets, WebSocketsClose
 from dashboard.snippets import door, snippets, traffic_url
@@ -19,6 +20,8 @@ urlpatterns = [
     path("websockets", WebSockets.as_view(), name="websockets"),
     path("websockets/close", WebSocketsClose.as_view(), name="websockets-close"),
     path("websockets/<str:ref>/close", WebSocketClose.as_view(), name="websocket-close"),
+    path("traces", TracesBegin.as_view(), name="traces"),
+    path("traces/<str:ref>", TraceRead.as_view(), name="trace"),
     path("status", Status.as_view(), name="status"),
 ]
 

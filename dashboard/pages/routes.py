@@ -84,7 +84,8 @@ class RoutePurge(Guarded):
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
         route = get_object_or_404(Route, pk=pk)
         try:
-            purging.purge([Purge("all", route=route.pk)])
+            purges = [Purge("all", route=route.pk)]
+            purging.purge(purges, author=request.user, route=route, wanted={"everything": True})
             messages.success(request, f"Kept answers of route {route} are no longer used.")
         except purging.StoreUnavailable:
             messages.error(request, "Nothing was purged: Redis is away, so workers would not hear of it.")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from email.utils import formatdate
 from fnmatch import fnmatchcase
 
-from gateway.plugins import conditions, freshness
+from gateway.plugins import conditions, directives, freshness
 from gateway.plugins.freshness import NotKept, Terms
-from gateway.plugins.store import Entry
+from gateway.plugins.level import Entry
 from gateway.proxy import headers
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import Pairs
@@ -56,6 +56,16 @@ def made(exchange: Exchange, fields: Pairs, asked: Pairs, terms: Terms, requeste
     )  # fmt: skip
 
 
+def renewed(kept: Entry, fields: Pairs, told: Pairs, terms: Terms, requested_s: float, received_s: float) -> Entry:
+    """The same body under other fields: `fields` are all of them, `told` those that came just now."""
+    fields = [pair for pair in fields if pair[0] not in NOT_KEPT and pair[0] not in terms.hidden]
+    return Entry(
+        kept.status, fields, kept.body, terms, requested_s, received_s,
+        freshness.initial_age(told, requested_s, received_s), kept.varied, kept.selected, kept.authority, kept.target,
+        tags_of(told) or kept.tags, kept.route,
+    )  # fmt: skip
+
+
 def check_body(exchange: Exchange, fields: Pairs, types: Sequence[str], most: int) -> None:
     """Only what is sure to be whole, and small enough. `types`: patterns, none for all. Raises NotKept."""
     media_type = (headers.get(fields, b"content-type") or b"").partition(b";")[0].strip().lower()
@@ -91,4 +101,4 @@ def _part(fields: Pairs, body: bytes, start: int, end: int) -> tuple[int, Pairs,
 
 
 def tags_of(fields: Pairs) -> frozenset[str]:
-    return frozenset(tag.decode("latin-1") for tag in freshness.tags(fields))
+    return frozenset(tag.decode("latin-1") for tag in directives.tags(fields))

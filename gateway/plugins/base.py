@@ -32,9 +32,11 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.plugins.batches import Batches
 from gateway.plugins.endpoints import Caller
+from gateway.plugins.kept import Kept
 from gateway.plugins.passwords import Passwords
 from gateway.plugins.store import Store
 from gateway.proxy.exchange import Answer, Credential, Exchange
+from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.limits import Limit, LimitState
 from gateway.proxy.record import Record
 from gateway.proxy.snapshot import UpstreamSpec
@@ -133,6 +135,8 @@ class Resources:
     shadow: Shadow | None = None
     passwords: Passwords = field(default_factory=Passwords)
     batches: Batches = field(default_factory=Batches)
+    kept: Kept = field(default_factory=Kept)
+    fence: Fence = FENCE  # for connections that a plugin makes by itself
     node: str = ""
     log_dir: Path = Path("logs")  # where plugins may write files
     under_way: dict[str, int] = field(default_factory=dict)  # requests, by a plugin's own keys; outlives a reload
@@ -146,6 +150,12 @@ class Plugin:
     Config: ClassVar[type[PluginConfig]]
     #: True for authentication: sets exchange.consumer. Settings scoped to a consumer apply after the last of these.
     identifies: ClassVar[bool] = False
+    #: False: whatever its access hook does is no refusal, so a setting of it cannot have a dry run.
+    refuses: ClassVar[bool] = True
+    #: Refuse nobody (`gateway.plugins.dryruns`); set before any hook. What the access hook raises is caught by others.
+    dry_run: bool = False
+    #: Fields that only this plugin may set, with `-` for `_` and `.`: in a dry run the client's own go in any case.
+    owned: frozenset[bytes] = frozenset()
     #: Of `batch`: so many records at most in one call, and how long the first of them waits for others.
     batch_max: int = 1000
     batch_delay_s: float = 0.2
@@ -196,3 +206,7 @@ class Plugin:
     def hooks(cls) -> tuple[str, ...]:
         """The phases this plugin takes part in."""
         return tuple(hook for hook in HOOKS if getattr(cls, hook) is not getattr(Plugin, hook))
+
+    @classmethod
+    def may_refuse(cls) -> bool:
+        return cls.refuses and cls.access is not Plugin.access

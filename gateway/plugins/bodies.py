@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 from gateway.proxy import headers
@@ -25,17 +25,18 @@ class TooLarge(Unreadable):
 
 
 async def request_body(exchange: Exchange, limit: int) -> bytes:
-    """Reads it, and leaves it to be sent as it came. Raises BodyTooLarge."""
+    """Reads it, and leaves it to be sent as it came, also where it raises BodyTooLarge."""
     if exchange.body is None:
         return b""
     if (exchange.content_length or 0) > limit:
         raise _too_large(limit)
     chunks, size = [], 0
     async for chunk in exchange.body:
+        chunks.append(chunk)
         size += len(chunk)
         if size > limit:
+            exchange.body = _begun(chunks, exchange.body)
             raise _too_large(limit)
-        chunks.append(chunk)
     body = b"".join(chunks)
     exchange.body = once(body)
     return body
@@ -43,6 +44,13 @@ async def request_body(exchange: Exchange, limit: int) -> bytes:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request body is larger than the {limit} bytes that this route can look into.")
+
+
+async def _begun(chunks: list[bytes], rest: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    while chunks:
+        yield chunks.pop(0)
+    async for chunk in rest:
+        yield chunk
 
 
 async def once(body: bytes) -> AsyncIterator[bytes]:

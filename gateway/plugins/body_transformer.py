@@ -1,10 +1,11 @@
-"""body-transformer: changes JSON bodies by pointer, and turns forms into JSON and JSON into forms, both ways.
+"""body-transformer: changes JSON bodies by pointer or by jq, and turns forms into JSON and JSON into forms, both ways.
 
 Phases   access, response
 Fails    400 `body_unreadable` for a request's body that is not what its media type says or that no form can hold;
-         413 `body_too_large`; an answer that cannot be read passes as it is
+         413 `body_too_large`; an answer that cannot be read passes as it is. Where jq comes to no end in time, or does
+         not take an answer: 503 or 502 `transform_failed`, or all passes as it is (`on_error`)
 Compare  Kong's request-transformer-advanced and response-transformer-advanced (their `json` edits, here by JSON
-         pointer instead of names with dots); a jq program has no place here, for it could run without end
+         pointer instead of names with dots), and its jq (here in processes of its own, with a time limit)
 
 Only bodies of the media type that the edits take are held in memory, and only on routes with this plugin. If answers
 are to be changed, the upstream is asked for whole and plain ones.
@@ -13,10 +14,11 @@ are to be changed, the upstream is asked for whole and plain ones.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gateway.plugins import bodies
+from gateway.plugins import bodies, programs
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.pointers import BodyEdits, Change
 from gateway.proxy import headers
@@ -25,6 +27,8 @@ from gateway.proxy.exchange import Exchange
 
 _BODILESS = frozenset({101, 204, 205, 206, 304})
 _STALE = headers.DIGESTS | {b"content-length", b"content-encoding", b"accept-ranges"}
+#: What jq says itself may show the body, and this is for usage rows and logs.
+_NOT_TAKEN = "body-transformer: the jq program does not take this body"
 
 
 class BodyTransformerConfig(PluginConfig):
@@ -35,6 +39,11 @@ class BodyTransformerConfig(PluginConfig):
     max_body_bytes: int = Field(1_048_576, ge=1, le=104_857_600)
     """Largest body that is changed, before and after decoding. A larger request gets 413; a larger answer passes as it
     is."""
+    timeout_ms: int = Field(500, ge=10, le=10_000)
+    """How long a jq program may take for one body, with all waiting. Then its process is killed."""
+    on_error: Literal["deny", "allow"] = "deny"
+    """Where a jq program takes too long or makes too much, or does not take an answer. `allow`: the body passes as it
+    was."""
 
     @model_validator(mode="after")
     def _does_something(self) -> BodyTransformerConfig:
@@ -47,6 +56,7 @@ class BodyTransformer(Plugin):
     name = "body-transformer"
     Config = BodyTransformerConfig
     config: BodyTransformerConfig
+    refuses = False
 
     def __init__(self, config: BodyTransformerConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)
@@ -66,10 +76,19 @@ class BodyTransformer(Plugin):
         if not (body := await bodies.request_body(exchange, limit)):
             return
         try:
-            changed = change.made(bodies.decoded(body, exchange.headers, limit), exchange)
+            changed = await self._made(change, bodies.decoded(body, exchange.headers, limit), exchange)
         except bodies.TooLarge as error:
             raise BodyTooLarge(str(error)) from error
-        except bodies.Unreadable as error:
+        except programs.Unavailable as error:
+            exchange.detail = f"body-transformer: {error}"
+            if self.config.on_error == "allow":
+                return
+            raise Reject(
+                503, "transform_failed", "The body of this request could not be changed. Try again."
+            ) from error
+        except (bodies.Unreadable, programs.Refused) as error:
+            if isinstance(error, programs.Refused):
+                exchange.detail = _NOT_TAKEN
             raise Reject(400, "body_unreadable", f"The body of this request cannot be used. {error}") from error
         exchange.body, exchange.content_length = bodies.once(changed), len(changed)
         _describe(exchange.headers, change, len(changed))
@@ -94,12 +113,25 @@ class BodyTransformer(Plugin):
         if not whole:
             return
         try:
-            exchange.answer_body = change.made(whole, exchange)
+            exchange.answer_body = await self._made(change, whole, exchange)
         except bodies.Unreadable as error:
-            exchange.answer_body = whole
             exchange.detail = f"body-transformer: the answer passed as it was. {error}"
+        except (programs.Unavailable, programs.Refused) as error:
+            exchange.detail = _NOT_TAKEN if isinstance(error, programs.Refused) else f"body-transformer: {error}"
+            if self.config.on_error == "deny":
+                status = 503 if isinstance(error, programs.Unavailable) else 502
+                raise Reject(status, "transform_failed", "The upstream's answer could not be changed.") from error
         else:
             _describe(fields, change, len(exchange.answer_body))
+
+    async def _made(self, change: Change, body: bytes, exchange: Exchange) -> bytes:
+        """Raises Unreadable, and of a program Refused and Unavailable."""
+        if not change.program:
+            return change.made(body, exchange)
+        text = change.before_program(body, exchange)
+        async with self.resources.kept.use(programs.KEY, programs.Pool) as pool:
+            said = await pool.run(change.program, text, self.config.timeout_ms / 1000, self.config.max_body_bytes)
+        return change.after_program(said)
 
     async def _whole(self, exchange: Exchange) -> bytes:
         """Empty if it is, and if it is too large: then it is left as it came."""

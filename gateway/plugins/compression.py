@@ -58,6 +58,7 @@ class Compression(Plugin):
     name = "compression"
     Config = CompressionConfig
     config: CompressionConfig
+    refuses = False
 
     def __init__(self, config: CompressionConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

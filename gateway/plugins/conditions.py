@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.plugins.freshness import date
+from gateway.plugins.directives import date
 from gateway.proxy import headers
 from gateway.proxy.headers import Pairs
 

@@ -107,6 +107,7 @@ class Cors(Plugin):
     name = "cors"
     Config = CorsConfig
     config: CorsConfig
+    refuses = False
 
     def __init__(self, config: CorsConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -83,7 +83,11 @@ class FaultInjection(Plugin):
         if self._trigger and headers.get(exchange.headers, self._trigger) is None:
             return None
         delay, abort = self.config.delay, self.config.abort
-        waits = self._random.random() * 100 < delay.percentage and self._waiting < self.config.max_delayed
+        waits = (
+            not self.dry_run
+            and self._random.random() * 100 < delay.percentage
+            and self._waiting < self.config.max_delayed
+        )
         fails = self._random.random() * 100 < abort.percentage
         if waits:
             return self._later(exchange, delay_s(delay, self._random), fails)

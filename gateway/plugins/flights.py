@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from gateway.plugins.store import Entry
+from gateway.plugins.level import Entry
 from gateway.proxy.errors import UpstreamBroke
 
 

@@ -9,148 +9,34 @@ Times are seconds since the epoch, ages and lifetimes seconds. Fields are pairs 
 from __future__ import annotations
 
 import re
-from calendar import timegm
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from gateway.plugins.directives import (
+    MAX_MEMORISED_BYTES,
+    MAX_S,
+    NONE,
+    Directives,
+    date,
+    directives,
+    listed,
+    seconds,
+    targeted,
+)
 from gateway.proxy import headers
 from gateway.proxy.headers import Pairs
 
-Directives = Mapping[bytes, bytes | None]  # lower-cased name → argument without quotes; None: has none
 Use = Literal["fresh", "stale", "behind", "validate"]
-
-MAX_S = 2**31  # RFC 9111 §1.2.2
-MAX_MEMORISED_BYTES = 256  # of a field's value: longer ones are read anew, lest clients fill the memory
-NONE: Directives = {}
 
 #: RFC 9110 §15.1: may be kept without an explicit lifetime.
 HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
-STATUSES = (200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 501)
+STATUSES = (200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501)
+#: RFC 9110 §15: what `must-understand` may be said of.
+UNDERSTOOD = frozenset({*range(200, 206), *range(300, 309), *range(400, 418), 421, 422, 426, *range(500, 506)})
 #: RFC 5861 §4.
 ERRORS = frozenset({500, 502, 503, 504})
-
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_DIRECTIVE = re.compile(rb'[ \t]*(%b)[ \t]*(?:=[ \t]*(?:"((?:[^"\\]|\\.)*)"|(%b)?))?[ \t]*(?:,|$)' % (_TOKEN, _TOKEN))
-_NEXT = re.compile(rb"[^,]*(?:,|$)")
-_LISTS = (b"no-cache", b"private")  # may name fields; without an argument they concern the whole answer
-
-
-# --- reading fields ---------------------------------------------------------------------------------------------------
-
-
-def directives(values: list[bytes]) -> Directives:
-    """Of all lines of a `Cache-Control` field. What is not understood is passed over; the first of two counts."""
-    if not values:
-        return NONE
-    value = values[0] if len(values) == 1 else b",".join(values)
-    return _remembered(value) if len(value) <= MAX_MEMORISED_BYTES else _directives(value)
-
-
-def _directives(value: bytes) -> Directives:
-    found: dict[bytes, bytes | None] = {}
-    position = 0
-    while position < len(value):
-        match = _DIRECTIVE.match(value, position)
-        if match is None:
-            match = _NEXT.match(value, position)
-            assert match is not None
-        else:
-            _add(found, match[1].lower(), match[2] if match[2] is not None else match[3])
-        position = match.end()
-    return found
-
-
-_remembered = lru_cache(maxsize=1024)(_directives)
-
-
-def _add(found: dict[bytes, bytes | None], name: bytes, argument: bytes | None) -> None:
-    """Of `no-cache` and `private` the whole answer outweighs a list, and two lists are one."""
-    if name not in found:
-        found[name] = argument
-    elif name in _LISTS:
-        before = found[name]
-        found[name] = before + b"," + argument if before and argument else None
-
-
-def seconds(found: Directives, name: bytes) -> int | None:
-    """A directive's argument: None without the directive, 0 (stale) where it is no number."""
-    if name not in found:
-        return None
-    argument = found[name]
-    return min(int(argument[:11]), MAX_S) if argument and argument.isdigit() else 0
-
-
-def listed(found: Directives, name: bytes) -> frozenset[bytes] | None:
-    """The fields that `no-cache` or `private` names. None: no list, so the directive concerns all or is absent."""
-    argument = found.get(name)
-    return frozenset(word.strip().lower() for word in argument.split(b",") if word.strip()) if argument else None
-
-
-_KEY = rb"[a-z*][a-z0-9_.*-]*"
-_BARE = (
-    rb"(?:-?\d{1,12}\.\d{1,3}|-?\d{1,15}|\"(?:[ !#-\[\]-~]|\\[\"\\])*\"|\?[01]|:[A-Za-z0-9+/=]*:|@-?\d{1,15}"
-    rb"|[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*)"
-)
-_PARAMETERS = rb"(?:;[ ]*%b(?:=%b)?)*" % (_KEY, _BARE)
-_MEMBER = re.compile(
-    rb"(%b)(?:=(%b|\([ ]*(?:%b%b[ ]*)*\)))?%b[ \t]*(,[ \t]*|$)" % (_KEY, _BARE, _BARE, _PARAMETERS, _PARAMETERS)
-)
-
-
-def targeted(values: list[bytes]) -> Directives | None:
-    """Of `CDN-Cache-Control` (RFC 9213 §2.1), a structured dictionary. None: absent, empty or broken, so not heeded."""
-    text = b",".join(values).strip(b" ")
-    found: dict[bytes, bytes | None] = {}
-    position = 0
-    while position < len(text):
-        match = _MEMBER.match(text, position)
-        if match is None or (match[3] and match.end() == len(text)):
-            return None
-        position = match.end()
-        argument = match[2]
-        found.pop(match[1], None)  # the last of two counts (RFC 8941 §3.2)
-        if argument in (None, b"?1"):
-            found[match[1]] = None
-        elif argument and argument[:1] == b'"':
-            found[match[1]] = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
-        elif argument and argument.isdigit():
-            found[match[1]] = argument
-    return found or None
-
-
-_DAY, _MONTHS = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", (*b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(),)
-_DATES = (
-    re.compile(rb"%b, (?P<d>\d\d) (?P<m>[A-Z][a-z]{2}) (?P<y>\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT" % _DAY),
-    re.compile(rb"[MTWFS][a-z]+day, (?P<d>\d\d)-(?P<m>[A-Z][a-z]{2})-(?P<y>\d\d) (?P<t>\d\d:\d\d:\d\d) GMT"),
-    re.compile(rb"%b (?P<m>[A-Z][a-z]{2}) (?P<d>[ \d]\d) (?P<t>\d\d:\d\d:\d\d) (?P<y>\d{4})" % _DAY),
-)
-
-
-@lru_cache(maxsize=1024)
-def _date(value: bytes) -> int | None:
-    for form in _DATES:
-        match = form.fullmatch(value)
-        if match is not None and match["m"] in _MONTHS:
-            year = int(match["y"])
-            if year < 100:  # RFC 850: never more than 50 years ahead
-                year += 2000 if year < 76 else 1900
-            hour, minute, second = map(int, match["t"].split(b":"))
-            day = int(match["d"])
-            if 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60:
-                return timegm((year, _MONTHS.index(match["m"]) + 1, day, hour, minute, second))
-    return None
-
-
-def date(value: bytes | None) -> int | None:
-    """One of the three forms of RFC 9110 §5.6.7, else None."""
-    return None if value is None or len(value) > 40 else _date(value.strip())
-
-
-def tags(fields: Pairs) -> frozenset[bytes]:
-    """By which an answer may be purged: the words of `Surrogate-Key`."""
-    return frozenset(word for value in headers.get_all(fields, b"surrogate-key") for word in value.split())
 
 
 # --- what may be kept, and on what terms ------------------------------------------------------------------------------
@@ -197,7 +83,9 @@ def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, author
         said = directives(headers.get_all(fields, b"cache-control"))
     if status not in rules.statuses or status in (206, 304) or status < 200:
         raise NotKept("status")
-    if b"no-store" in said and b"must-understand" not in said:  # §5.2.2.3: we do understand `statuses`
+    if b"must-understand" in said and status not in UNDERSTOOD:
+        raise NotKept("must-understand")
+    if b"no-store" in said and b"must-understand" not in said:  # §5.2.2.3: the other outweighs it
         raise NotKept("no-store")
     if b"private" in said and listed(said, b"private") is None:
         raise NotKept("private")
@@ -329,18 +217,26 @@ def names(fields: Pairs) -> tuple[bytes, ...]:
 
 def selecting(varied: tuple[bytes, ...], fields: Pairs) -> tuple[bytes | None, ...]:
     """What a request says in each of these fields, written in one way (RFC 9111 §4.1). None: the field is absent."""
-    return tuple([_normal(name, headers.get_all(fields, name)) for name in varied])
+    return tuple([_said(name, headers.get_all(fields, name)) for name in varied])
 
 
-def _normal(name: bytes, values: list[bytes]) -> bytes | None:
+def _said(name: bytes, values: list[bytes]) -> bytes | None:
     if not values:
         return None
-    words = [b" ".join(word.split()) for value in values for word in value.split(b",")]
+    value = values[0] if len(values) == 1 else b",".join(values)
+    return _remembered(name, value) if len(value) <= MAX_MEMORISED_BYTES else _normal(name, value)
+
+
+def _normal(name: bytes, value: bytes) -> bytes:
+    words = [b" ".join(word.split()) for word in value.split(b",")]
     if name == b"accept-encoding":
         return b",".join(sorted(filter(None, {_coding(word.lower()) for word in words})))
     if name in (b"accept", b"accept-language", b"accept-charset"):
         words = [word.replace(b" ", b"").lower() for word in words]
     return b", ".join(filter(None, words))
+
+
+_remembered = lru_cache(maxsize=1024)(_normal)
 
 
 def _coding(word: bytes) -> bytes:

@@ -28,6 +28,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 from gateway.plugins import claims
 from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
+from gateway.plugins.dryruns import would_refuse
 from gateway.plugins.edits import check_name
 from gateway.plugins.identity import OWNED
 from gateway.proxy import headers
@@ -203,11 +204,11 @@ class HmacAuth(Plugin):
             raise self._invalid("A body here comes with a signed field `Digest: SHA-256=<base64>`.")
         digest = b64decode(match[1])
         if exchange.body is not None:
-            exchange.body = self._checked(exchange.body, digest)
+            exchange.body = self._checked(exchange, exchange.body, digest)
         elif digest != _EMPTY:
             raise self._invalid("The digest is not that of an empty body.")
 
-    async def _checked(self, body: AsyncIterable[bytes], digest: bytes) -> AsyncIterator[bytes]:
+    async def _checked(self, exchange: Exchange, body: AsyncIterable[bytes], digest: bytes) -> AsyncIterator[bytes]:
         """As it comes, but the last piece only once the whole is right: an upstream never gets all of a wrong body."""
         found, held = sha256(), b""
         async for chunk in body:
@@ -216,7 +217,10 @@ class HmacAuth(Plugin):
                 yield held
             held = chunk
         if found.digest() != digest:
-            raise self._invalid("The body does not fit its digest.")
+            wrong = self._invalid("The body does not fit its digest.")
+            if not self.dry_run:
+                raise wrong
+            would_refuse(exchange, self, wrong)
         if held:
             yield held
 

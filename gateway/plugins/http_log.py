@@ -8,20 +8,18 @@ Compare  Kong's http-log (batches by default, the members of our usage rows)
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from gateway.plugins.attempts import NotTaken, until_taken
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.endpoints import Endpoint, FieldSecret, Url
 from gateway.proxy.errors import UpstreamError
 from gateway.proxy.record import Record, members
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 #: Of the client's errors (RFC 9110 §15.5), those that another attempt may mend.
 _PASSING = frozenset({408, 425, 429})
 
@@ -45,10 +43,6 @@ class HttpLogConfig(PluginConfig):
     """How long a batch that is not taken is sent again, with growing pauses. 0: sent once."""
 
 
-class NotTaken(Exception):
-    """A sentence for the log."""
-
-
 class HttpLog(Plugin):
     name = "http-log"
     Config = HttpLogConfig
@@ -65,13 +59,7 @@ class HttpLog(Plugin):
 
     async def batch(self, records: Sequence[Record]) -> None:
         body = self._body(records)
-        clock = self.resources.clock
-        until_s, pause_s = clock() + self.config.retry_for_s, FIRST_RETRY_S
-        while (reason := await self._refusal(body)) is not None:
-            if clock() + pause_s > until_s:
-                raise NotTaken(reason)
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - workers not all at once
-            pause_s = min(pause_s * 2, LONGEST_RETRY_S)
+        await until_taken(lambda: self._refusal(body), self.resources.clock, self.config.retry_for_s)
 
     def _body(self, records: Sequence[Record]) -> bytes:
         said = [json.dumps(members(record, self.resources.node), separators=(",", ":")) for record in records]

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from gateway.plugins import claims
 from gateway.plugins.base import CredentialLookup, PluginConfig, Refusal
 from gateway.plugins.edits import check_name
-from gateway.plugins.tokens import BadToken
+from gateway.plugins.tokens import BadToken, ExpiredToken
 from gateway.proxy import headers
 from gateway.proxy.exchange import Consumer, Credential, Exchange
 
@@ -52,65 +52,96 @@ class IdentityConfig(PluginConfig):
     """Claims the upstream gets as header fields: text as it is, anything else as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Who:
-    """What the claims say. `claims` are those the upstream's templates may read."""
+    """What the claims say. `claims` are those the upstream's templates may read. `credential` was made for `found`, the
+    consumer as last looked up: whoever keeps this keeps both."""
 
     identity: str
     groups: frozenset[str]
     fields: headers.Pairs
     subject: int
     claims: dict[str, Any]
+    scopes: frozenset[str]
+    found: Credential | None = None
+    credential: Credential | None = None
 
 
 class Identity:
-    """`kind`: of the credentials it makes."""
+    """`kind`: of the credentials it makes. `owned`: fields that only a token may say, `-` for `_` and `.`."""
 
     def __init__(self, config: IdentityConfig, kind: str, lookup: CredentialLookup) -> None:
-        self._config, self._kind, self._lookup = config, kind, lookup
+        self._by, self._required, self._kind, self._lookup = config.consumer_by, config.consumer_required, kind, lookup
+        self._claim, self._groups_claim = config.consumer_claim, config.groups_claim
         self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
-        self._claim_headers = frozenset(canonical(name) for _, name in self._set)
+        self.owned = frozenset(canonical(name) for _, name in self._set)
 
     def read(self, said: dict[str, Any]) -> Who:
         """Raises BadToken."""
-        identity = claims.identity(claims.at(said, self._config.consumer_claim))
-        named = claims.at(said, self._config.groups_claim) if self._config.groups_claim else None
+        identity = claims.identity(claims.at(said, self._claim))
+        groups = claims.groups(claims.at(said, self._groups_claim)) if self._groups_claim else frozenset()
         values = [(name, claims.at(said, claim)) for claim, name in self._set]
         fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
-        return Who(identity, claims.groups(named), fields, claims.subject(str(said.get("iss", "")), identity), said)
+        subject = claims.subject(str(said.get("iss", "")), identity)
+        return Who(identity, groups, fields, subject, said, claims.scopes(said))
 
-    async def admit(self, exchange: Exchange, who: Who) -> None:
-        """Writes it into the exchange. Raises ConsumerDisabled, BadToken, CredentialsUnavailable."""
-        found: Credential | Refusal | Awaitable[Credential | Refusal] | None = None
-        if self._config.consumer_by != "none" and who.identity:
-            found = self._lookup.find_consumer(self._config.consumer_by, who.identity)
-            if not isinstance(found, (Credential, Refusal)):
-                found = await found
-        if isinstance(found, Refusal) and found.code == "consumer_disabled":
-            raise ConsumerDisabled("The owner of this token is disabled.")
-        if isinstance(found, Credential):
-            consumer = replace(found.consumer, groups=found.consumer.groups | who.groups)
-        elif self._config.consumer_required:
+    def admit(self, exchange: Exchange, who: Who) -> Awaitable[None] | None:
+        """Writes it into the exchange. Raises BadToken, CredentialsUnavailable, perhaps only when awaited."""
+        if self._by == "none" or not who.identity:
+            self._let_in(exchange, who, None)
+            return None
+        found = self._lookup.find_consumer(self._by, who.identity)
+        if isinstance(found, (Credential, Refusal)):
+            self._let_in(exchange, who, found)
+            return None
+        return self._let_in_later(exchange, who, found)
+
+    async def _let_in_later(self, exchange: Exchange, who: Who, finding: Awaitable[Credential | Refusal]) -> None:
+        self._let_in(exchange, who, await finding)
+
+    def _let_in(self, exchange: Exchange, who: Who, found: Credential | Refusal | None) -> None:
+        """Who proved nothing of themselves leaves in place what another plugin has found out."""
+        if isinstance(found, Refusal):
+            if found.code == "consumer_disabled":
+                raise ConsumerDisabled("The owner of this token is disabled.")
+            found = None
+        if found is None and self._required:
             raise BadToken("This token leads to no consumer.")
-        else:
-            consumer = Consumer(0, who.identity, groups=who.groups)
-        credential = Credential(self._kind, who.subject, who.identity, consumer, claims.scopes(who.claims))
-        self.drop(exchange)
-        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
-        exchange.headers += credential.fields
-        exchange.headers += who.fields
-        exchange.credential = credential if who.identity else None
-        exchange.consumer = consumer if who.identity or who.groups else None
+        if who.credential is None or who.found is not found:
+            who.found, who.credential = found, self._credential(who, found)
+        credential = who.credential
+        if self.owned:
+            self.drop(exchange)
+        if who.identity or who.groups or exchange.consumer is None:
+            exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
+            exchange.headers += credential.fields
+            exchange.credential = credential if who.identity else None
+            exchange.consumer = credential.consumer if who.identity or who.groups else None
         exchange.claims = who.claims
+        exchange.headers += who.fields
+
+    def _credential(self, who: Who, found: Credential | None) -> Credential:
+        if found is None:
+            consumer = Consumer(0, who.identity, groups=who.groups)
+        else:
+            consumer = replace(found.consumer, groups=found.consumer.groups | who.groups)
+        return Credential(self._kind, who.subject, who.identity, consumer, who.scopes)
 
     def drop(self, exchange: Exchange) -> None:
         """What only a token may say, also under names that an upstream may read as the same (`X_User` for `X-User`)."""
-        if names := self._claim_headers:
-            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in names]
+        if owned := self.owned:
+            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in owned]
 
 
 class ConsumerDisabled(BadToken):
     """Known, but not let in."""
+
+
+def code_of(error: BadToken) -> str:
+    """Of the refusal."""
+    if isinstance(error, ConsumerDisabled):
+        return "consumer_disabled"
+    return "token_expired" if isinstance(error, ExpiredToken) else "token_invalid"
 
 
 @lru_cache(maxsize=4096)

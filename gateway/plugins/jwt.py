@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import (
     BeforeValidator,
@@ -28,15 +28,15 @@ from pydantic import (
 
 from gateway.plugins import claims, jwks, provider, signatures, tokens
 from gateway.plugins.anonymous import admit_anonymous
-from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
+from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.bearer import Places
-from gateway.plugins.identity import OWNED, ClaimHeader, Text, canonical
+from gateway.plugins.identity import Identity, IdentityConfig, Text, Who, code_of
 from gateway.plugins.jwks import KeySet
 from gateway.plugins.signatures import Algorithm, Check, PublicAlgorithm
-from gateway.plugins.tokens import BadToken, ExpiredToken, Token
+from gateway.plugins.tokens import BadToken, Token
 from gateway.proxy import headers
 from gateway.proxy.errors import Reject
-from gateway.proxy.exchange import Consumer, Credential, Exchange
+from gateway.proxy.exchange import Exchange
 
 MAX_VERIFIED = 10_000
 
@@ -77,7 +77,7 @@ class KeyConfig(PluginConfig):
         return signatures.public_check(self.algorithm, self.public_key)
 
 
-class JwtConfig(PluginConfig):
+class TokenConfig(PluginConfig):
     keys: tuple[KeyConfig, ...] = Field((), max_length=32)
     """Who may sign. One that fits is enough."""
     secret: SecretStr = Field(SecretStr(""), max_length=4096)
@@ -114,16 +114,6 @@ class JwtConfig(PluginConfig):
     """Ask for a token on CORS preflights too. Browsers send none: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
     """The realm of `WWW-Authenticate` in a 401."""
-    consumer_claim: str = Field("sub", min_length=1, max_length=1000)
-    """The claim that says who calls: limits count by it, and the upstream gets it in `X-Credential-Identifier`."""
-    consumer_by: Literal["none", "username", "custom_id"] = "none"
-    """Look for the consumer whose username or custom ID is exactly that claim. `none`: do not look."""
-    consumer_required: bool = False
-    """Refuse tokens that lead to no consumer."""
-    groups_claim: str = Field("", max_length=1000)
-    """A claim with groups for `acl`: a list, or words in one text. They add to the consumer's own."""
-    claims_to_headers: tuple[ClaimHeader, ...] = Field((), max_length=32)
-    """Claims the upstream gets as header fields: text as it is, anything else as JSON."""
 
     @field_validator("secret")
     @classmethod
@@ -132,6 +122,11 @@ class JwtConfig(PluginConfig):
             signatures.secret_check("HS256", text.encode())
         return secret
 
+    def all_keys(self) -> tuple[KeyConfig, ...]:
+        return (*self.keys, KeyConfig(secret=self.secret)) if self.secret.get_secret_value() else self.keys
+
+
+class JwtConfig(IdentityConfig, TokenConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> JwtConfig:
         if not self.all_keys() and not self.jwks_url and not self.openid_issuer:
@@ -144,24 +139,14 @@ class JwtConfig(PluginConfig):
             raise ValueError("consumer_required needs consumer_by: username or custom_id.")
         return self
 
-    def all_keys(self) -> tuple[KeyConfig, ...]:
-        return (*self.keys, KeyConfig(secret=self.secret)) if self.secret.get_secret_value() else self.keys
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verified:
-    """What of a token is worth remembering. `credential` was made for `found`, the consumer as last looked up."""
+    """What of a token is worth remembering. `keys`: the key set it was checked with, as the set counts them."""
 
     ends_s: float | None
-    identity: str
-    groups: frozenset[str]
-    fields: headers.Pairs
-    subject: int
-    keys: int  # the key set it was checked with, as the set counts them
-    claims: dict[str, Any]
-    scopes: frozenset[str]
-    found: Credential | None = None
-    credential: Credential | None = None
+    keys: int
+    who: Who
 
 
 class Jwt(Plugin):
@@ -179,24 +164,24 @@ class Jwt(Plugin):
         if config.openid_issuer and not issuers:  # with and without a slash at the end: services differ
             issuers = frozenset({config.openid_issuer.rstrip("/"), config.openid_issuer.rstrip("/") + "/"})
         self._rules = claims.Rules(issuers, audiences, config.claims_required, config.leeway_s)
-        self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
-        self._claim_headers = frozenset(canonical(name) for _, name in self._set)
+        self._identity = Identity(config, "jwt", resources.credentials)
+        self.owned = self._identity.owned
         self._key_set = _key_set(config, resources)
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
-            self._drop_claims(exchange)
+            self._identity.drop(exchange)
             return None
         anonymous = self.config.anonymous
         if anonymous and exchange.credential is not None:
-            self._drop_claims(exchange)
+            self._identity.drop(exchange)
             return None
         text = self._token(exchange)
         if not text:
             if not anonymous:
                 raise self._refused("token_missing", self._missing)
-            self._drop_claims(exchange)
+            self._identity.drop(exchange)
             return admit_anonymous(exchange, self.resources, anonymous)
         verified = self._remembered(text)
         if verified is None:
@@ -215,14 +200,19 @@ class Jwt(Plugin):
             await waiting
 
     def _identify(self, exchange: Exchange, verified: Verified) -> Awaitable[None] | None:
-        if self.config.consumer_by == "none" or not verified.identity:
-            self._admit(exchange, verified, None)
-            return None
-        found = self.resources.credentials.find_consumer(self.config.consumer_by, verified.identity)
-        if isinstance(found, (Credential, Refusal)):
-            self._admit(exchange, verified, found)
-            return None
-        return self._admit_later(exchange, verified, found)
+        if self.config.hide_credentials:
+            self._places.hide(exchange)
+        try:
+            waiting = self._identity.admit(exchange, verified.who)
+        except BadToken as error:
+            raise self._bad(error) from error
+        return None if waiting is None else self._later(waiting)
+
+    async def _later(self, waiting: Awaitable[None]) -> None:
+        try:
+            await waiting
+        except BadToken as error:
+            raise self._bad(error) from error
 
     def _token(self, exchange: Exchange) -> bytes:
         """b"": there is none."""
@@ -281,47 +271,10 @@ class Jwt(Plugin):
             raise BadToken("The signature of the token is wrong.")
         said = tokens.claims(token)
         ends_s = claims.check(said, self._rules, self.resources.wall())
-        identity = claims.identity(claims.at(said, self.config.consumer_claim))
-        groups = claims.groups(claims.at(said, self.config.groups_claim)) if self.config.groups_claim else frozenset()
-        values = [(name, claims.at(said, claim)) for claim, name in self._set]
-        fields = [(name, claims.field_value(value)) for name, value in values if value is not None]
-        subject = claims.subject(said.get("iss", ""), identity)
-        changes = self._key_set.changes if self._key_set else 0
-        return Verified(ends_s, identity, groups, fields, subject, changes, said, claims.scopes(said))
-
-    async def _admit_later(
-        self, exchange: Exchange, verified: Verified, finding: Awaitable[Credential | Refusal]
-    ) -> None:
-        self._admit(exchange, verified, await finding)
-
-    def _admit(self, exchange: Exchange, verified: Verified, found: Credential | Refusal | None) -> None:
-        if isinstance(found, Refusal):
-            if found.code == "consumer_disabled":
-                raise self._refused(found.code, "The owner of this token is disabled.")
-            found = None
-        if found is None and self.config.consumer_required:
-            raise self._refused("token_invalid", "This token leads to no consumer.")
-        if verified.credential is None or verified.found is not found:
-            verified.found, verified.credential = found, _credential(verified, found)
-        if self.config.hide_credentials:
-            self._places.hide(exchange)
-        self._drop_claims(exchange)
-        credential = verified.credential
-        if verified.identity or verified.groups or exchange.consumer is None:
-            exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
-            exchange.headers += credential.fields
-            exchange.credential = credential if verified.identity else None
-            exchange.consumer = credential.consumer if verified.identity or verified.groups else None
-        exchange.claims = verified.claims
-        exchange.headers += verified.fields
-
-    def _drop_claims(self, exchange: Exchange) -> None:
-        """What only a token may say, also under names that an upstream may read as the same (`X_User` for `X-User`)."""
-        if names := self._claim_headers:
-            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in names]
+        return Verified(ends_s, self._key_set.changes if self._key_set else 0, self._identity.read(said))
 
     def _bad(self, error: BadToken) -> Reject:
-        return self._refused("token_expired" if isinstance(error, ExpiredToken) else "token_invalid", str(error))
+        return self._refused(code_of(error), str(error))
 
     def _refused(self, code: str, detail: str) -> Reject:
         challenge = f'Bearer realm="{self.config.realm}"'
@@ -345,11 +298,3 @@ def _key_set(config: JwtConfig, resources: Resources) -> KeySet | None:
 
 def _is_signed(token: Token, checks: Sequence[Check]) -> bool:
     return any(check(token.signed, token.signature) for check in checks)
-
-
-def _credential(verified: Verified, found: Credential | None) -> Credential:
-    if found is None:
-        consumer = Consumer(0, verified.identity, groups=verified.groups)
-    else:
-        consumer = replace(found.consumer, groups=found.consumer.groups | verified.groups)
-    return Credential("jwt", verified.subject, verified.identity, consumer, verified.scopes)

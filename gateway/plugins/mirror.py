@@ -44,6 +44,7 @@ class Mirror(Plugin):
     name = "mirror"
     Config = MirrorConfig
     config: MirrorConfig
+    refuses = False
 
     def __init__(self, config: MirrorConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -24,6 +24,7 @@ from urllib.parse import unquote_to_bytes
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.plugins import certificates
+from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.edits import check_name
 from gateway.plugins.identity import ConsumerDisabled, Identity, IdentityConfig, Who
@@ -59,6 +60,8 @@ class CertificateConfig(PluginConfig):
     """Serial numbers in hexadecimal of certificates that may not, although they are valid."""
     forward_certificate: bool = False
     """Let the upstream see the field, too."""
+    anonymous: str = Field("", max_length=100)
+    """The username of the consumer that requests without a certificate count as. Empty: they are refused."""
     run_on_preflight: bool = True
     """Ask for a certificate on CORS preflights too. Browsers may not send any with them."""
 
@@ -80,6 +83,7 @@ class MtlsAuth(Plugin):
         self._fingerprints = frozenset(text.replace(":", "") for text in config.allowed_fingerprints)
         self._serials = frozenset(int(text.replace(":", ""), 16) for text in config.denied_serials if text.strip(":"))
         self._identity = Identity(config, "mtls", resources.credentials)
+        self.owned = self._identity.owned
         self._known: OrderedDict[bytes, tuple[float, Who]] = OrderedDict()  # by hash: until when, and who
 
     async def access(self, exchange: Exchange) -> None:
@@ -88,21 +92,34 @@ class MtlsAuth(Plugin):
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
             self._identity.drop(exchange)
             return
+        anonymous = self.config.anonymous
+        if not (anonymous and exchange.credential is not None):
+            await self._identify(exchange, anonymous)
+        else:
+            self._identity.drop(exchange)
+        if not self.config.forward_certificate:
+            headers.remove(exchange.headers, self._field)
+
+    async def _identify(self, exchange: Exchange, anonymous: str) -> None:
         values = [exchange.certificate] if exchange.certificate else headers.get_all(exchange.headers, self._field)
         if not any(values):
-            raise self._refused(
-                exchange, "certificate_missing", "No client certificate has come with this connection. Show one."
-            )
+            if not anonymous:
+                raise self._refused(
+                    exchange, "certificate_missing", "No client certificate has come with this connection. Show one."
+                )
+            self._identity.drop(exchange)
+            await admit_anonymous(exchange, self.resources, anonymous)
+            return
         try:
             if len(values) > 1:
                 raise BadToken("The certificate came twice.")
-            await self._identity.admit(exchange, self._who(values[0], bool(exchange.certificate)))
+            waiting = self._identity.admit(exchange, self._who(values[0], bool(exchange.certificate)))
+            if waiting is not None:
+                await waiting
         except ConsumerDisabled as error:
             raise self._refused(exchange, "consumer_disabled", "The owner of this certificate is disabled.") from error
         except BadToken as error:
             raise self._refused(exchange, "certificate_invalid", str(error)) from error
-        if not self.config.forward_certificate:
-            headers.remove(exchange.headers, self._field)
 
     def _who(self, value: bytes, is_der: bool) -> Who:
         """Raises BadToken."""

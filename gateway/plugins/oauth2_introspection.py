@@ -13,30 +13,29 @@ import hashlib
 import json
 from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Awaitable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 from urllib.parse import quote_plus, urlencode
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from gateway.plugins import claims
 from gateway.plugins.anonymous import admit_anonymous
-from gateway.plugins.base import Plugin, PluginConfig, Refusal, Resources
+from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.bearer import Places
 from gateway.plugins.endpoints import AuthorizationUnavailable, Endpoint, Reply, Url
-from gateway.plugins.identity import OWNED, Text
+from gateway.plugins.identity import Identity, IdentityConfig, Text, Who, code_of
 from gateway.plugins.tokens import BadToken
 from gateway.proxy import headers
 from gateway.proxy.errors import Reject, UpstreamError
-from gateway.proxy.exchange import Consumer, Credential, Exchange
+from gateway.proxy.exchange import Exchange
 
 MAX_REMEMBERED, MAX_TOKEN_BYTES = 10_000, 8192
 Scope = Annotated[str, StringConstraints(pattern=r"^[!#-\[\]-~]+$", max_length=256)]  # RFC 6749 §3.3
 PlaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
-class Oauth2IntrospectionConfig(PluginConfig):
+class IntrospectionConfig(PluginConfig):
     introspection_url: Url = Field(max_length=2048)
     """Where the issuer tells about tokens."""
     client_id: Text
@@ -65,16 +64,15 @@ class Oauth2IntrospectionConfig(PluginConfig):
     """Ask for a token on CORS preflights too. Browsers send none: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
     """The realm of `WWW-Authenticate` in a 401."""
-    consumer_claim: str = Field("sub", min_length=1, max_length=1000)
-    """The member of the answer that says who calls: `sub`, `username`, `client_id`; dots lead into objects."""
-    consumer_by: Literal["none", "username", "custom_id"] = "none"
-    """Look for the consumer whose username or custom ID is exactly that. `none`: do not look."""
-    consumer_required: bool = False
-    """Refuse tokens that lead to no consumer."""
-    groups_claim: str = Field("", max_length=1000)
-    """A member with groups for `acl`: a list, or words in one text, such as `scope`. They add to the consumer's own."""
     timeout_ms: int = Field(2000, ge=10, le=60_000)
     """How long the issuer may take."""
+
+
+class Oauth2IntrospectionConfig(IdentityConfig, IntrospectionConfig):
+    consumer_claim: str = Field("sub", min_length=1, max_length=1000)
+    """The member of the answer that says who calls: `sub`, `username`, `client_id`; dots lead into objects."""
+    groups_claim: str = Field("", max_length=1000)
+    """A member with groups for `acl`: a list, or words in one text, such as `scope`. They add to the consumer's own."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Oauth2IntrospectionConfig:
@@ -92,11 +90,7 @@ class Told:
     """What the issuer said of an active token."""
 
     ends_s: float  # by the wall clock: not remembered beyond
-    identity: str
-    groups: frozenset[str]
-    scopes: frozenset[str]
-    subject: int
-    claims: dict[str, Any]
+    who: Who
 
 
 class Oauth2Introspection(Plugin):
@@ -110,27 +104,39 @@ class Oauth2Introspection(Plugin):
         self._endpoint = Endpoint.of(config.introspection_url, config.timeout_ms / 1000)
         self._places = Places(config.header_names, config.uri_param_names, config.cookie_names)
         self._required = frozenset(config.scopes_required)
+        self._identity = Identity(config, "oauth2", resources.credentials)
+        self.owned = self._identity.owned
         self._told: OrderedDict[bytes, Told] = OrderedDict()
         self._asking: dict[bytes, asyncio.Future[Told | None]] = {}
 
     async def access(self, exchange: Exchange) -> None:
         if not self.config.run_on_preflight and headers.is_preflight(exchange.method, exchange.headers):
+            self._identity.drop(exchange)
             return
         anonymous = self.config.anonymous
         if anonymous and exchange.credential is not None:
+            self._identity.drop(exchange)
             return
         token = self._token(exchange)
         if not token:
             if not anonymous:
                 raise self._refused(401, "token_missing", f"This request has no token. Send one {self._places}.")
+            self._identity.drop(exchange)
             await admit_anonymous(exchange, self.resources, anonymous)
             return
         told = self._remembered(token) or await self._asked(exchange, token)
         if told is None:
             raise self._refused(401, "token_invalid", "The token is not active.")
-        if missing := self._required - told.scopes:
+        if missing := self._required - told.who.scopes:
             raise self._refused(403, "scope_missing", f"The token lacks the scope {min(missing)}.")
-        await self._identify(exchange, told)
+        if self.config.hide_credentials:
+            self._places.hide(exchange)
+        try:
+            waiting = self._identity.admit(exchange, told.who)
+            if waiting is not None:
+                await waiting
+        except BadToken as error:
+            raise self._refused(401, code_of(error), str(error)) from error
 
     def _token(self, exchange: Exchange) -> bytes:
         """b"": there is none."""
@@ -208,40 +214,12 @@ class Oauth2Introspection(Plugin):
         rules = claims.Rules(audiences=frozenset(self.config.audience), required=())
         try:
             ends_s = claims.check({**said, "aud": audience}, rules, now_s)
-            identity = claims.identity(claims.at(said, self.config.consumer_claim))
-            groups = (
-                claims.groups(claims.at(said, self.config.groups_claim)) if self.config.groups_claim else frozenset()
-            )
-            scopes = claims.groups(said.get("scope"))
+            claims.groups(said.get("scope"))
+            who = self._identity.read(said)
         except BadToken:
             return None
         kept_s = now_s + self.config.ttl_s
-        subject = claims.subject(str(said.get("iss", "")), identity)
-        ends_s = kept_s if ends_s is None else min(ends_s, kept_s)
-        return Told(ends_s, identity, groups, scopes, subject, said)
-
-    async def _identify(self, exchange: Exchange, told: Told) -> None:
-        found: Credential | Refusal | Awaitable[Credential | Refusal] | None = None
-        if self.config.consumer_by != "none" and told.identity:
-            found = self.resources.credentials.find_consumer(self.config.consumer_by, told.identity)
-            if not isinstance(found, (Credential, Refusal)):
-                found = await found
-        if isinstance(found, Refusal) and found.code == "consumer_disabled":
-            raise self._refused(401, "consumer_disabled", "The owner of this token is disabled.")
-        if self.config.consumer_required and not isinstance(found, Credential):
-            raise self._refused(401, "token_invalid", "This token leads to no consumer.")
-        if isinstance(found, Credential):
-            consumer = replace(found.consumer, groups=found.consumer.groups | told.groups)
-        else:
-            consumer = Consumer(0, told.identity, groups=told.groups)
-        if self.config.hide_credentials:
-            self._places.hide(exchange)
-        exchange.claims = told.claims
-        credential = Credential("oauth2", told.subject, told.identity, consumer, told.scopes)
-        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in OWNED]
-        exchange.headers += credential.fields
-        exchange.credential = credential if told.identity else None
-        exchange.consumer = consumer if told.identity or told.groups else None
+        return Told(kept_s if ends_s is None else min(ends_s, kept_s), who)
 
     def _refused(self, status: int, code: str, detail: str) -> Reject:
         challenge = f'Bearer realm="{self.config.realm}"'

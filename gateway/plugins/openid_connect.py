@@ -23,13 +23,14 @@ from urllib.parse import parse_qsl, quote_plus, urlencode
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from gateway.plugins import claims, jwks, provider, tokens
+from gateway.plugins.anonymous import admit_anonymous
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.endpoints import Endpoint, Reply, Url
-from gateway.plugins.identity import ConsumerDisabled, Identity, IdentityConfig, Text
+from gateway.plugins.identity import Identity, IdentityConfig, Text, code_of
 from gateway.plugins.provider import Metadata, ProviderUnavailable
 from gateway.plugins.sealed import Box
 from gateway.plugins.signatures import PublicAlgorithm
-from gateway.plugins.tokens import BadToken, ExpiredToken
+from gateway.plugins.tokens import BadToken
 from gateway.proxy import headers
 from gateway.proxy.errors import Reject, UpstreamError
 from gateway.proxy.exchange import Answer, Exchange
@@ -77,6 +78,9 @@ class LoginConfig(PluginConfig):
     """Of the session. Logins under way have it with something behind."""
     cookie_same_site: Literal["lax", "strict", "none"] = "lax"
     """`strict`: not even a link from elsewhere comes with the session; `none`: needs https."""
+    anonymous: str = Field("", max_length=100)
+    """The username of the consumer that requests without session and token count as. Empty: people are sent to log in,
+    others are refused."""
     run_on_preflight: bool = True
     """Ask who it is on CORS preflights too. Browsers send nothing: with `cors` on the route this never matters."""
     realm: str = Field("hydragate", max_length=128, pattern=r"^[ !#-\[\]-~]+$")
@@ -112,6 +116,7 @@ class OpenidConnect(Plugin):
         self._logins = Box(secret, f"login {config.issuer} {config.client_id}")
         self._provider = provider.shared(config.issuer, resources.caller, resources.clock)
         self._identity = Identity(config, "oidc", resources.credentials)
+        self.owned = self._identity.owned
         self._cookie = config.cookie_name.encode()
         self._key_set: jwks.KeySet | None = None  # alive as long as it is held here
 
@@ -124,13 +129,21 @@ class OpenidConnect(Plugin):
                 return await self._come_back(exchange)
             if exchange.path == self.config.logout_path:
                 return await self._log_out(exchange)
+        anonymous = self.config.anonymous
         try:
-            said = await self._said(exchange)
-            if said is None:
+            if anonymous and exchange.credential is not None:
+                self._identity.drop(exchange)
+            elif (said := await self._said(exchange)) is not None:
+                waiting = self._identity.admit(exchange, self._identity.read(said))
+                if waiting is not None:
+                    await waiting
+            elif anonymous:
+                self._identity.drop(exchange)
+                await admit_anonymous(exchange, self.resources, anonymous)
+            else:
                 return await self._unknown(exchange)
-            await self._identity.admit(exchange, self._identity.read(said))
         except BadToken as error:
-            raise self._refused(_code(error), str(error)) from error
+            raise self._refused(code_of(error), str(error)) from error
         self._hide_cookies(exchange)
         return None
 
@@ -308,12 +321,6 @@ class OpenidConnect(Plugin):
 
 
 _NO_STORE = (b"cache-control", b"no-store")
-
-
-def _code(error: BadToken) -> str:
-    if isinstance(error, ConsumerDisabled):
-        return "consumer_disabled"
-    return "token_expired" if isinstance(error, ExpiredToken) else "token_invalid"
 
 
 def _looks_like_a_person(exchange: Exchange) -> bool:

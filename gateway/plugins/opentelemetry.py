@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
+from gateway.plugins.attempts import NotTaken
 from gateway.plugins.base import Plugin, PluginConfig, Resources
 from gateway.plugins.endpoints import Endpoint, FieldSecret, Url
 from gateway.proxy import headers
@@ -75,14 +76,11 @@ class Trace(NamedTuple):
     pattern: str
 
 
-class NotTaken(Exception):
-    """A sentence for the log."""
-
-
 class Opentelemetry(Plugin):
     name = "opentelemetry"
     Config = OpentelemetryConfig
     config: OpentelemetryConfig
+    refuses = False
 
     def __init__(self, config: OpentelemetryConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

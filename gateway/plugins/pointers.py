@@ -9,9 +9,10 @@
 | `add`     | the value, where there is none; objects on the way are made                         |
 | `append`  | the value as one more of the list that is there, or that is made                    |
 
-They are applied in this order. What a pointer does not meet (a name in a list or in a text, an index past the end) is
-left alone: an edit never fails. A value is JSON; what is no JSON is a text, and a template in any case
-(`gateway.plugins.templates`): a place that nothing fills makes no edit, and `$(…)` inside of JSON text is escaped.
+They are applied in this order, and then a jq program (`gateway.plugins.programs`). What a pointer does not meet (a name
+in a list or in a text, an index past the end) is left alone: an edit never fails. A value is JSON; what is no JSON is a
+text, and a template in any case (`gateway.plugins.templates`): a place that nothing fills makes no edit, and `$(…)`
+inside of JSON text is escaped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from gateway.plugins import bodies, templates
+from gateway.plugins import bodies, extras, programs, templates
 from gateway.plugins.base import PluginConfig
 from gateway.plugins.templates import Template
 from gateway.proxy.exchange import Exchange
@@ -77,6 +78,9 @@ class BodyEdits(PluginConfig):
     """Values, only where there is none."""
     append: tuple[Value, ...] = Field((), max_length=MAX_EDITS)
     """Values as one more of a list."""
+    jq: Annotated[str, StringConstraints(max_length=16_384), AfterValidator(lambda text: _program(text))] = ""
+    """A jq program that makes the body, after all other edits: `{id, total: (.items | map(.price) | add)}`. Needs an
+    extra package."""
 
     @property
     def idle(self) -> bool:
@@ -87,6 +91,7 @@ class Change:
     """The edits, compiled. `gives`: the media type of what is made, if it is another."""
 
     def __init__(self, edits: BodyEdits) -> None:
+        self.program = edits.jq
         self._from_form = edits.convert == "form_to_json"
         self._to_form = edits.convert == "json_to_form"
         self.gives = {"form_to_json": b"application/json", "json_to_form": FORM.encode(), "none": None}[edits.convert]
@@ -102,7 +107,21 @@ class Change:
         return media == FORM if self._from_form else bodies.is_json(media)
 
     def made(self, body: bytes, exchange: Exchange) -> bytes:
+        """Without the program. Raises Unreadable."""
+        root = self._edited(body, exchange)
+        return _to_form(root) if self._to_form else _written(root)
+
+    def before_program(self, body: bytes, exchange: Exchange) -> bytes:
+        """Raises Unreadable, but leaves it to jq where there is nothing to be done."""
+        if not (self._remove or self._move or self._values or self._from_form):
+            return body
+        return _written(self._edited(body, exchange))
+
+    def after_program(self, text: bytes) -> bytes:
         """Raises Unreadable."""
+        return _to_form(bodies.parsed(text)) if self._to_form else text
+
+    def _edited(self, body: bytes, exchange: Exchange) -> Any:
         values = [(put, path, fill(exchange)) for put, path, fill in self._values]
         root = {"": _of_form(body) if self._from_form else bodies.parsed(body)}  # so that the whole has a place, too
         for path in self._remove:
@@ -113,7 +132,15 @@ class Change:
         for put, path, value in values:
             if value is not _ABSENT:
                 put(root, path, value)
-        return _to_form(root[""]) if self._to_form else _written(root[""])
+        return root[""]
+
+
+def _program(text: str) -> str:
+    if text:
+        extras.check("jq", "A jq program")
+        if fault := programs.fault(text):
+            raise ValueError(fault)
+    return text
 
 
 def _written(value: Any) -> bytes:

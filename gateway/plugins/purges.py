@@ -83,9 +83,9 @@ class Purges:
 
     def void(self, answer: Purgeable) -> bool:
         """Whether an answer was asked for before a purge that concerns it."""
-        if answer.requested_s > self.latest_s or answer.cleared == self.count:
+        if answer.cleared == self.count:
             return False
-        if answer.requested_s <= self._floor_s or self._concern(answer):
+        if answer.requested_s <= self.latest_s and (answer.requested_s <= self._floor_s or self._concern(answer)):
             return True
         answer.cleared = self.count
         return False

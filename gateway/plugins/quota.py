@@ -99,7 +99,7 @@ class Quota(Plugin):
         assert exchange.response_headers is not None
         rule, states = found
         fields = [] if self.config.hide_client_headers else rule.fields(states)
-        if wait_s := seconds_to_wait(states):
+        if (wait_s := seconds_to_wait(states)) and not self.dry_run:
             fields.append((b"retry-after", b"%d" % wait_s))
             headers.remove(exchange.response_headers, b"retry-after")
         if fields:

@@ -66,7 +66,7 @@ class RateLimitingConfig(ShortLimits):
     max_cost: int = Field(0, ge=0, le=MAX_LIMIT)
     """The most that `cost_header` can say; more counts as this. 0, or more than a limit holds: what the limit holds."""
     dry_run: bool = False
-    """Count and tell, but never refuse: usage rows say what would have been refused, and `X-RateLimit-Dry-Run` does."""
+    """The same as `dry_run` of the setting: count and tell, but never refuse."""
     on_error: Literal["deny", "allow", "local"] = "local"
     """When Redis is away: refuse with 503, let everything through, or count in each worker's own memory (so the limit
     holds per worker)."""
@@ -124,6 +124,7 @@ class RateLimiting(Plugin):
 
     def __init__(self, config: RateLimitingConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)
+        self.dry_run = config.dry_run
         self._rule = self._ready(config.all_limits())
         self._others = {id(one): self._ready(config.limits_of(one)) for one in config.overrides}
         self._override_for = lru_cache(maxsize=4096)(config.override_for)
@@ -142,17 +143,16 @@ class RateLimiting(Plugin):
         try:
             states = await self.resources.limiter.check(unit, cost)
         except RedisUnavailable:
-            if self.config.on_error == "allow" or (self.config.dry_run and self.config.on_error == "deny"):
-                return
             if self.config.on_error == "deny":
                 raise
+            if self.config.on_error == "allow":
+                return
             states = self.resources.limiter.check_local(unit, cost)
         exchange.notes[self] = rule, states
         for state in states:
             if not state.allowed:
-                self._over(exchange, rule, states, caller)
-                return
-        if self._delayed and rule is self._rule and not self.config.dry_run:
+                raise self._refused(exchange, rule, states, caller)
+        if self._delayed and rule is self._rule and not self.dry_run:
             await self._turn(states, cost)
 
     async def _turn(self, states: list[LimitState], cost: int) -> None:
@@ -172,7 +172,7 @@ class RateLimiting(Plugin):
         assert exchange.response_headers is not None
         rule, states = found
         fields = [] if self.config.hide_client_headers else rule.fields(states)
-        if self.config.dry_run:
+        if self.dry_run:
             if fields:
                 fields.append((b"x-ratelimit-dry-run", b"refuse" if seconds_to_wait(states) else b"pass"))
         elif wait_s := seconds_to_wait(states):
@@ -201,18 +201,13 @@ class RateLimiting(Plugin):
             return self.config.cost
         return min(max(1, int(values[0])), rule.most, self.config.max_cost or MAX_LIMIT)
 
-    def _over(self, exchange: Exchange, rule: Rule, states: list[LimitState], caller: str) -> None:
-        """Raises Reject, unless nobody is to be refused."""
+    def _refused(self, exchange: Exchange, rule: Rule, states: list[LimitState], caller: str) -> Reject:
         full = max(range(len(states)), key=lambda i: states[i].retry_after_s)
         limit, wait_s = rule.limits[full], seconds_to_wait(states)
         said = f"{limit.limit} per {limit.window_s:g} s"
-        over = f"{caller} is over {said} ({limit.algorithm}), room again in {wait_s} s"
-        if self.config.dry_run:
-            exchange.detail = f"rate-limiting would refuse: {over}"
-            return
-        exchange.detail = f"rate-limiting: {over}"
+        exchange.detail = f"rate-limiting: {caller} is over {said} ({limit.algorithm}), room again in {wait_s} s"
         message = self.config.error_message or f"API rate limit exceeded: {said}. Try again in {wait_s} s."
-        raise Reject(self.config.error_code, "rate_limited", message)
+        return Reject(self.config.error_code, "rate_limited", message)
 
 
 def _everybody(exchange: Exchange) -> str:

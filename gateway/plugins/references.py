@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 #: Whatever the list of allowed variables says.
-NEVER = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL"})
+NEVER = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL", "REDIS_URL"})
 MAX_BYTES = 65_536
 _REFERENCE = re.compile(r"(?P<escape>\$)?\$\{(?P<kind>env|file):(?P<name>[^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")

@@ -39,6 +39,7 @@ class RequestId(Plugin):
     name = "request-id"
     Config = RequestIdConfig
     config: RequestIdConfig
+    refuses = False
 
     def __init__(self, config: RequestIdConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from gateway.plugins.base import Plugin, PluginConfig, Resources
+from gateway.plugins.dryruns import would_refuse
 from gateway.proxy.errors import BodyTooLarge, Reject
 from gateway.proxy.exchange import Exchange
 
@@ -52,12 +53,14 @@ class RequestSizeLimiting(Plugin):
             return
         if self.config.require_content_length:
             raise Reject(411, "length_required", "Say in Content-Length how long the body is.")
-        exchange.body = self._cut(exchange.body)
+        exchange.body = self._cut(exchange, exchange.body)
 
-    async def _cut(self, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async def _cut(self, exchange: Exchange, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         left = self._limit
         async for chunk in body:
             left -= len(chunk)
             if left < 0:
-                raise BodyTooLarge(self._said)
+                if not self.dry_run:
+                    raise BodyTooLarge(self._said)
+                would_refuse(exchange, self, BodyTooLarge(self._said))
             yield chunk

@@ -122,6 +122,7 @@ class RequestTransformer(Plugin):
     name = "request-transformer"
     Config = RequestTransformerConfig
     config: RequestTransformerConfig
+    refuses = False
 
     def __init__(self, config: RequestTransformerConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -20,53 +20,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, fields
 from typing import Any, Protocol
 
 from gateway.plugins import freshness, purges
 from gateway.plugins.freshness import Terms
+from gateway.plugins.level import Entry, Level
 from gateway.plugins.purges import MAX_PURGES, Purge, Purges
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.headers import Pairs
 
 MAX_BYTES = 16 << 20  # of the worker's level
-MAX_VARIANTS = 50  # of a key, in the worker's level
 MAX_KEPT_S = 86_400  # whatever the answer says: purges need not be remembered for longer
 INLINE_BYTES = PIECE_BYTES = 32_768
 #: On their way to Redis, which has its short time limit for them; what comes beyond it stays in the worker.
 MAX_UNSENT_BYTES = 2 << 20
-OVERHEAD_BYTES = 600  # of an entry, besides its bytes
 OVERLAP_S = 5.0  # of a look at the log with the one before: others' clocks differ
 FORMAT = 1
 _TERMS = tuple(one.name for one in fields(Terms))
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A whole answer. Not changed but for `cleared`: what replaces it is another."""
-
-    status: int
-    fields: Pairs
-    body: bytes
-    terms: Terms
-    requested_s: float
-    received_s: float
-    age_s: float  # when it was received
-    varied: tuple[bytes, ...] = ()
-    selected: tuple[bytes | None, ...] = ()  # what its request said in these fields
-    authority: str = ""
-    target: str = ""
-    tags: frozenset[str] = frozenset()
-    route: int = 0
-    cleared: int = -1
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        head = sum(len(name) + len(value) + 100 for name, value in self.fields)
-        self.size = OVERHEAD_BYTES + len(self.body) + len(self.target) + head
-
-    def age(self, now_s: float) -> float:
-        return self.age_s + max(0.0, now_s - self.received_s)
 
 
 class Redis(Protocol):
@@ -106,7 +77,7 @@ class Store:
 
     def find(self, key: bytes, request: Pairs) -> Entry | None:
         entry = self._level.get(key, request)
-        if entry is not None and self.purges.void(entry):
+        if entry is not None and entry.cleared != self.purges.count and self.purges.void(entry):
             self._level.drop(key)
             return None
         return entry
@@ -245,15 +216,18 @@ class Store:
 
     # --- purges
 
-    def purge(self, all_: Iterable[Purge]) -> None:
-        """Here at once. Others hear of it by the message, else by the log within a second."""
+    def purge(self, all_: Iterable[Purge]) -> list[Awaitable[Any]]:
+        """Here at once. Others hear of it by the message, else by the log within a second. Who awaits what is given
+        back knows that Redis has sent the messages, or hears RedisUnavailable; nobody has to."""
         now_s = self._wall()
+        telling: list[Awaitable[Any]] = []
         for purge in all_:
             self.purges.add(purge, now_s)
             if self._redis is not None and self._begun:
-                self._tell(self._redis, purge, int(now_s * 1000))
+                telling += self._tell(self._redis, purge, int(now_s * 1000))
             elif self._redis is not None:
                 self.spawn(self._tell_first(self._redis, purge, int(now_s * 1000)))
+        return telling
 
     async def _tell_first(self, redis: Redis, purge: Purge, at_ms: int) -> None:
         """Nothing was asked of Redis so far."""
@@ -261,14 +235,14 @@ class Store:
             await self.sync()
             self._tell(redis, purge, at_ms)
 
-    def _tell(self, redis: Redis, purge: Purge, at_ms: int) -> None:
+    def _tell(self, redis: Redis, purge: Purge, at_ms: int) -> list[Awaitable[Any]]:
         text = purge.text()
         try:
             redis.command("ZADD", self._log, "GT", at_ms, text)
             redis.command("ZREMRANGEBYRANK", self._log, 0, -MAX_PURGES - 1)
-            redis.command("PUBLISH", self.channel, f"{self._source} {text}")
+            return [redis.command("PUBLISH", self.channel, f"{self._source} {text}")]
         except RedisUnavailable:
-            return
+            return []
 
     def hear(self, message: bytes) -> None:
         """What comes over `channel`: who says it, and a purge, which counts from now on by our own clock."""
@@ -318,58 +292,6 @@ class Store:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._redis is not None and self._begun:
             await self._redis.aclose()
-
-
-class Level:
-    """The answers used last, by key and variant, within so many bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._slots: OrderedDict[bytes, Slot] = OrderedDict()
-        self.size = 0
-
-    def get(self, key: bytes, request: Pairs) -> Entry | None:
-        slot = self._slots.get(key)
-        if slot is None:
-            return None
-        self._slots.move_to_end(key)
-        return slot.entries.get(freshness.selecting(slot.varied, request) if slot.varied else ())
-
-    def varied(self, key: bytes) -> tuple[bytes, ...]:
-        slot = self._slots.get(key)
-        return slot.varied if slot is not None else ()
-
-    def put(self, key: bytes, entry: Entry) -> None:
-        """One that would take more than an eighth of the room is left out."""
-        if entry.size + len(key) > self._max_bytes // 8:
-            self.drop(key)
-            return
-        slot = self._slots.get(key)
-        if slot is None or slot.varied != entry.varied:
-            self.drop(key)
-            slot = self._slots[key] = Slot(entry.varied)
-            self.size += len(key)
-        before = slot.entries.pop(entry.selected, None)
-        self.size += entry.size - (before.size if before is not None else 0)
-        slot.entries[entry.selected] = entry
-        self._slots.move_to_end(key)
-        if len(slot.entries) > MAX_VARIANTS:
-            self.size -= slot.entries.pop(next(iter(slot.entries))).size
-        while self.size > self._max_bytes:
-            self.drop(next(iter(self._slots)))
-
-    def drop(self, key: bytes) -> None:
-        slot = self._slots.pop(key, None)
-        if slot is not None:
-            self.size -= len(key) + sum(entry.size for entry in slot.entries.values())
-
-
-class Slot:
-    __slots__ = ("entries", "varied")
-
-    def __init__(self, varied: tuple[bytes, ...]) -> None:
-        self.varied = varied
-        self.entries: dict[tuple[bytes | None, ...], Entry] = {}
 
 
 def _terms(*said: Any) -> Terms:

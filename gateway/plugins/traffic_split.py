@@ -124,6 +124,7 @@ class TrafficSplit(Plugin):
     name = "traffic-split"
     Config = TrafficSplitConfig
     config: TrafficSplitConfig
+    refuses = False
 
     def __init__(self, config: TrafficSplitConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

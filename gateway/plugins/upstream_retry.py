@@ -42,6 +42,7 @@ class UpstreamRetry(Plugin):
     name = "upstream-retry"
     Config = UpstreamRetryConfig
     config: UpstreamRetryConfig
+    refuses = False
 
     def __init__(self, config: UpstreamRetryConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

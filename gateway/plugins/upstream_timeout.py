@@ -46,6 +46,7 @@ class UpstreamTimeout(Plugin):
     name = "upstream-timeout"
     Config = UpstreamTimeoutConfig
     config: UpstreamTimeoutConfig
+    refuses = False
 
     def __init__(self, config: UpstreamTimeoutConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)

@@ -1,9 +1,9 @@
 """Which target of an upstream gets the next request, and what each target's traffic says of it.
 
 State is kept by address, outside the table: a reload forgets nothing, and least-connections counts what is truly in
-flight. While nothing is wrong, a request costs one look at `wary` and one at what waits for the chosen target; only if one is
-down or ejected, has been tried, starts slowly or is silent, or if the request itself has a say (a cookie, a hash), the
-others are sought.
+flight. While nothing is wrong, a request costs one look at `wary` and one at what waits for the chosen target. Only if
+one is down or ejected, has been tried, starts slowly or is silent, or if the request itself has a say (a cookie, a
+hash), others are sought.
 """
 
 from __future__ import annotations

@@ -27,10 +27,12 @@ _WEAK = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
 
 
 @lru_cache(maxsize=REMEMBERED)
-def tls_context(tls: TlsSpec, *, http2: bool = False) -> ssl.SSLContext:
-    """Shared by all connections of this content. Raises ssl.SSLError for what has `faults`."""
+def tls_context(tls: TlsSpec, *, http2: bool = False, http: bool = True) -> ssl.SSLContext:
+    """Shared by all connections of this content. `http` False: for another protocol. Raises ssl.SSLError for what has
+    `faults`."""
     context = ssl.create_default_context(cadata=tls.ca or None)
-    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+    if http:
+        context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -29,6 +29,7 @@ class Conditional:
         self.plugin, self.name = plugin, plugin.name
         self._tests = _tests(when)
         self._hooks = plugin.hooks()
+        self.dry_run = plugin.dry_run
 
     def hooks(self) -> tuple[str, ...]:
         return ("access", *(hook for hook in self._hooks if hook != "access"))
@@ -39,28 +40,28 @@ class Conditional:
         return self.plugin.access(exchange) if holds and "access" in self._hooks else None
 
     async def forward(self, exchange: Exchange, onwards: Forward) -> None:
-        await (self.plugin.forward(exchange, onwards) if self._holds(exchange) else onwards(exchange))
+        await (self.plugin.forward(exchange, onwards) if self.holds(exchange) else onwards(exchange))
 
     def response(self, exchange: Exchange) -> Awaitable[None] | None:
-        return self.plugin.response(exchange) if self._holds(exchange) else None
+        return self.plugin.response(exchange) if self.holds(exchange) else None
 
     def body(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        return self.plugin.body(exchange, chunks) if self._holds(exchange) else chunks
+        return self.plugin.body(exchange, chunks) if self.holds(exchange) else chunks
 
     def log(self, exchange: Exchange) -> None:
-        if self._holds(exchange):
+        if self.holds(exchange):
             self.plugin.log(exchange)
 
     def where_it_holds(self, collect: Callable[[Exchange], None]) -> Callable[[Exchange], None]:
         """A log hook for the requests that the setting is for."""
 
         def hook(exchange: Exchange) -> None:
-            if self._holds(exchange):
+            if self.holds(exchange):
                 collect(exchange)
 
         return hook
 
-    def _holds(self, exchange: Exchange) -> bool:
+    def holds(self, exchange: Exchange) -> bool:
         """Judged late only where a plugin before this one has refused the request."""
         holds = exchange.notes.get(self)
         if holds is None:

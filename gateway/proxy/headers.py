@@ -7,6 +7,18 @@ from collections.abc import Iterable
 Pair = tuple[bytes, bytes]
 Pairs = list[Pair]
 
+
+class Lasting(Pairs):
+    """Fields of an answer that is sent again and again, `Content-Length` and `Date` among them and no `Connection`.
+    Nobody changes them any more, so who sends them may keep in `sent` what they are on the wire."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        super().__init__(pairs)
+        self.sent: tuple[int, bytes, int | None] | None = None  # status, status line and fields, length of the body
+
+
 #: RFC 9110 §7.6.1 and RFC 9112: meaningful for one connection only, never forwarded.
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",

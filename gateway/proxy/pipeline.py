@@ -22,7 +22,7 @@ from gateway.proxy.downstream import Downstream
 from gateway.proxy.errors import ClientClosed, GatewayError, NoRoute, NotReady, PluginFailed, problem
 from gateway.proxy.exchange import Answer, Exchange, Paced
 from gateway.proxy.forward import Forwarder
-from gateway.proxy.headers import remove
+from gateway.proxy.headers import Lasting, remove
 from gateway.proxy.paths import is_plain, normalise
 from gateway.proxy.table import AccessHook, Chain, Forward, RoutingTable
 
@@ -42,19 +42,21 @@ class Pipeline:
         self._only_record = (record,)
         self._ids = request_ids()
 
-    async def handle(self, exchange: Exchange, forward: Forward | None = None) -> None:
+    async def handle(
+        self, exchange: Exchange, forward: Forward | None = None, table: RoutingTable | None = None
+    ) -> None:
         """Fill status, response_headers and answer_body. Every call must be followed by `finish`.
 
-        `forward`: in the place of the forwarder's own.
+        `forward`, `table`: in the place of the forwarder's own, and of ours.
         """
         self.in_flight += 1
         exchange.chain = _NO_HOOKS
         exchange.id = next(self._ids)
         try:
-            answer = await self._decide(exchange, self.table, forward or self._forward)
+            answer = await self._decide(exchange, table or self.table, forward or self._forward)
             if answer is not None:
                 exchange.outcome = exchange.outcome or "answered"  # a plugin may know better
-                _answer(exchange, answer.status, [*answer.headers], answer.body)
+                _give(exchange, answer)
         except GatewayError as error:
             _refuse(exchange, error)
         except Exception:  # protects the client from our own mistakes: it gets an answer, we get the trace
@@ -189,6 +191,16 @@ def _refuse(exchange: Exchange, error: GatewayError) -> None:
     exchange.detail = exchange.detail or error.detail
     status, headers, body = problem(error, exchange.id)
     _answer(exchange, status, headers, body)
+
+
+def _give(exchange: Exchange, answer: Answer) -> None:
+    """A plugin's, which may give the same again: response hooks get fields of their own."""
+    fields, chain = answer.headers, exchange.chain
+    if type(fields) is not Lasting or chain.response or chain.body:
+        _answer(exchange, answer.status, [*fields], answer.body)
+        return
+    exchange.status, exchange.response_headers = answer.status, fields
+    exchange.answer_body = b"" if exchange.method == "HEAD" else answer.body
 
 
 def _answer(exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -232,6 +232,7 @@ class PluginSpec:
     consumer_id: int  # 0 where the scope has none
     config: Any
     when: When | None = None  # None: always
+    dry_run: bool = False  # refuses nobody
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.plugins.base import Plugin, Resources
 from gateway.plugins.batches import Batches
+from gateway.plugins.dryruns import DryRun, note, tell
 from gateway.plugins.registry import Registry
 from gateway.proxy.conditions import Conditional
 from gateway.proxy.errors import NoTarget
@@ -180,14 +181,15 @@ class _Compiler:
         plugins = [self.plugins[setting.id] for setting in self.settings.chosen(settings, consumer_id)]
         first = [plugin for plugin in plugins if plugin.name in self.identify_names]
         then = [plugin for plugin in plugins if plugin.name not in self.identify_names]
+        dry = any(plugin.dry_run for plugin in plugins)
         chain = Chain(
-            access=_hooks("access", then),
+            access=_access(then),
             forward=_hooks("forward", reversed(plugins)),
-            response=_hooks("response", reversed(plugins)),
+            response=(*((tell,) if dry else ()), *_hooks("response", reversed(plugins))),
             body=_hooks("body", reversed(plugins)),
-            log=(*_hooks("log", plugins), *self._collectors(plugins)),
+            log=(*((note,) if dry else ()), *_hooks("log", plugins), *self._collectors(plugins)),
         )
-        return _hooks("access", first), chain
+        return _access(first), chain
 
     def _collectors(self, plugins: Iterable[Plugin | Conditional]) -> list[LogHook]:
         """Of the `batch` phase, which has no hook of its own in a request. One for each setting."""
@@ -202,6 +204,7 @@ class _Compiler:
 
 def _plugin(setting: PluginSpec, registry: Registry, resources: Resources) -> Plugin | Conditional:
     plugin = registry[setting.name](setting.config, resources, setting.id)
+    plugin.dry_run = plugin.dry_run or setting.dry_run
     return plugin if setting.when is None else Conditional(plugin, setting.when)
 
 
@@ -209,6 +212,16 @@ def _collector(plugin: Plugin | Conditional, batches: Batches) -> LogHook:
     if isinstance(plugin, Conditional):
         return plugin.where_it_holds(batches.collector(plugin.plugin))
     return batches.collector(plugin)
+
+
+def _access(plugins: Iterable[Plugin | Conditional]) -> tuple[AccessHook, ...]:
+    return tuple(_dry(plugin) if plugin.dry_run else plugin.access for plugin in plugins if "access" in plugin.hooks())
+
+
+def _dry(plugin: Plugin | Conditional) -> AccessHook:
+    if isinstance(plugin, Conditional):
+        return DryRun(plugin.plugin, plugin.access, plugin.holds).access
+    return DryRun(plugin).access
 
 
 def _hooks(phase: str, plugins: Iterable[Plugin | Conditional]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from gateway.proxy.headers import Lasting
 from gateway.server.refusals import InternalError, status_line
 
 if TYPE_CHECKING:
@@ -203,6 +204,10 @@ class Cycle:
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is not the status of a final answer.")
+        if type(headers) is Lasting and headers.sent is not None and headers.sent[0] == status:
+            self._status, self._fields, self._length = headers.sent
+            self.bodiless = self._head_only or status in (204, 304)
+            return
         lines: list[bytes] = []
         date = self._connection.listener.date
         for pair in headers:
@@ -223,6 +228,8 @@ class Cycle:
         self._status = status
         self.bodiless = self._head_only or status in (204, 304)
         self._fields = fields
+        if type(headers) is Lasting:
+            headers.sent = status, fields, self._length
 
     def _declare(self, value: bytes) -> None:
         length = int(value) if value.isdigit() else -1

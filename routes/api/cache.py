@@ -35,7 +35,8 @@ class CachePurge(ApiView):
             raise Conflict(errors=[Fault(f"There is no route '{wanted.route}'.", "/route")])
         purges = _purges(wanted, route.pk if route else 0)
         try:
-            purging.purge(purges)
+            told = wanted.model_dump(exclude_defaults=True, exclude={"route"})
+            purging.purge(purges, author=request.user, route=route, wanted=told)
         except purging.StoreUnavailable as error:
             raise StoreUnavailable() from error
         return Response({"purged": len(purges)})

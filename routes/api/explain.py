@@ -160,6 +160,7 @@ def _plugin(current: Live, setting: PluginSpec, asked: Asked, groups: frozenset[
         "config": masking.shown(setting.config),
         "when": shown_when(setting.when),
         "applies": _applies(setting.when, asked, groups),
+        "dry_run": setting.dry_run,
     }
 
 

@@ -271,6 +271,8 @@ class ExplainedPlugin(Part):
     """Which requests it is for. Empty: every one."""
     applies: bool | None
     """Whether it is for this request. null: that depends on `client_ip`, which was not given."""
+    dry_run: bool
+    """It refuses nobody."""
 
 
 class ExplainedTarget(Part):

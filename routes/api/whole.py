@@ -68,6 +68,8 @@ class Attached(Part):
     config: dict[str, JsonValue] = {}
     when: Conditional = {}
     """Which requests it is for. Empty: every one."""
+    dry_run: bool = False
+    """Refuse nobody; say what would have been refused."""
 
 
 class RouteWhole(RouteWrite):

@@ -1,20 +1,16 @@
 """Secrets of plugins and upstreams' keys are encrypted (`routes.sealing`): those that are there, too, in all versions.
 
-Published versions are facts that triggers keep; what they say stays the same, so the trigger is off meanwhile. Of
-plugins that are not installed nobody knows what is secret: all their texts are sealed.
+Of plugins that are not installed nobody knows what is secret: all their texts are sealed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from django.db import migrations
 
 import routes.sealing
-
-FIELDS = {"PluginSetting": "config", "Upstream": "tls_client_key", "ConfigVersion": "document"}
 
 
 def seal(apps: Any, schema_editor: Any) -> None:
@@ -31,21 +27,8 @@ def open_again(apps: Any, schema_editor: Any) -> None:
 
 
 def _each(apps: Any, schema_editor: Any, write: Callable[[Any, str], Any]) -> None:
-    models = {name: apps.get_model("routes", name) for name in FIELDS}
-    if not any(model.objects.exists() for model in models.values()):
-        return
-    with _versions_open(schema_editor):
-        for name, model in models.items():
-            for row in model.objects.iterator(chunk_size=20):
-                write(row, FIELDS[name])
-
-
-@contextmanager
-def _versions_open(schema_editor: Any) -> Iterator[None]:
-    schema_editor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what waits for the end would forbid the next statement
-    schema_editor.execute("ALTER TABLE routes_configversion DISABLE TRIGGER routes_configversion_keep")
-    yield
-    schema_editor.execute("ALTER TABLE routes_configversion ENABLE TRIGGER routes_configversion_keep")
+    models = {name: apps.get_model("routes", name) for name in routes.sealing.FIELDS}
+    routes.sealing.rewrite(models, schema_editor.execute, write)
 
 
 class Migration(migrations.Migration):

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import redis
 from django.conf import settings
+from django.contrib.admin.models import LogEntry
 
 from gateway.plugins.purges import Purge, log, place
+from keys.templatetags.trail import steps
 from routes import purging
 from tests.running import free_port
 
@@ -58,6 +60,27 @@ def test_of_one_route(call: Any, client: Any) -> None:
     assert told(client) == {Purge("all", route=number)}
 
 
+def test_the_trail_says_who_purged_what(call: Any, client: Any, admin: Any) -> None:
+    urls = [f"/x/{number}" for number in range(60)]
+    assert call("POST", "/cache/purge", {"urls": urls, "tags": ["a"]}).status_code == 200
+    (entry,) = LogEntry.objects.all()
+    (step,) = steps(entry)
+    assert (entry.user, entry.object_repr, entry.content_type) == (admin, "kept answers", None)
+    assert step.words == "Purged kept answers."
+    told = {name: after for name, _, after in step.fields}
+    assert told == {"urls": "\n".join([*urls[:50], "… and 10 more"]), "tags": "a"}
+
+
+def test_of_one_route_it_stands_in_that_ones_history(call: Any, client: Any, admin: Any) -> None:
+    call("POST", "/upstreams", UPSTREAM)
+    number = call("POST", "/routes", ROUTE).json()["id"]
+    LogEntry.objects.all().delete()
+    assert call("POST", "/cache/purge", {"everything": True, "route": "users"}).status_code == 200
+    (entry,) = LogEntry.objects.all()
+    assert (entry.user, entry.object_id, entry.object_repr) == (admin, str(number), "users")
+    assert [step.fields for step in steps(entry)] == [[("everything", "", "true")]]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -74,6 +97,7 @@ def test_of_one_route(call: Any, client: Any) -> None:
 def test_what_cannot_be(call: Any, client: Any, body: Any, status: int) -> None:
     assert call("POST", "/cache/purge", body).status_code == status
     assert told(client) == set()
+    assert not LogEntry.objects.exists()
 
 
 def test_who_may(call_as: Any, clerk: Any, client: Any) -> None:
@@ -87,4 +111,5 @@ def test_without_redis_it_fails(call: Any, settings: Any) -> None:
     settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
     answer = call("POST", "/cache/purge", {"everything": True})
     assert (answer.status_code, json.loads(answer.content)["code"]) == (503, "store_unavailable")
+    assert not LogEntry.objects.exists()
     purging._client.cache_clear()

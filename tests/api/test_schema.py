@@ -29,6 +29,7 @@ BEYOND_SCHEMA: dict[int, list[str]] = {
     ],
     404: [
         "There is no version",  # /config?version=
+        "There is no trace",  # as none was begun
         "There is no open WebSocket",  # none is, where no worker runs
     ],
     409: [
@@ -90,7 +91,7 @@ class References:
         self._refs: Mapping[str, str] = {
             "upstreams": "users", "targets": "10.0.0.1:80", "routes": "users", "plugin-settings": str(setting["id"]),
             "consumers": "anna", "keys": key["prefix"], "tokens": token["prefix"], "versions": "1", "plugins": "cors",
-            "websockets": "9f8660999c8c931280920375793a935a",
+            "websockets": "9f8660999c8c931280920375793a935a", "traces": "9f8660999c8c931280920375793a935a",
             "basic-credentials": "anna",
         }  # fmt: skip
 

@@ -159,11 +159,14 @@ def test_a_bulk_change_needs_the_permission_of_each_operation(clerk, call_as):
 
 def test_settings_of_a_whole_route_may_be_for_some_requests_only(call):
     when = {"methods": ["post"], "groups": ["gold"]}
-    limit = {"name": "request-size-limiting", "config": {"allowed_payload_size": 1}, "when": when}
+    limit = {"name": "request-size-limiting", "config": {"allowed_payload_size": 1}, "when": when, "dry_run": True}
     whole = examples.ROUTE_WHOLE | {"plugins": [limit]}
     assert call("POST", "/routes", whole).status_code == 201
     [row] = call("GET", "/plugin-settings?name=request-size-limiting").json()["items"]
     assert row["when"] == {"methods": ["POST"], "groups": ["gold"]}
+    assert row["dry_run"] is True
+    [branch] = call("POST", "/explain", {"path": "/api/v1/x"}).json()["branches"]
+    assert {plugin["name"]: plugin["dry_run"] for plugin in branch["plugins"]}["request-size-limiting"] is True
     wrong = whole | {"name": "other", "path": "/other", "plugins": [limit | {"when": {"methods": ["G T"]}}]}
     answer = call("POST", "/routes", wrong)
     assert answer.status_code == 422

@@ -119,6 +119,7 @@ class Showcase:
             "upstreams": "/dashboard/upstreams/",
             "upstream": "/dashboard/upstreams/1/",
             "websockets": "/dashboard/websockets/",
+            "traces": "/dashboard/traces/",
             "keys": "/dashboard/keys/",
             "key": "/dashboard/keys/1/",
             "key-new": "/dashboard/keys/new/",

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, StorageState, ViewportSize
 
-from tests.browser.showcase import Showcase, backend, connected, filled
+from tests.browser.showcase import CONSUMERS, HOST, Showcase, backend, connected, filled
 from tests.browser.watching import Tab
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import Gateway, wait_until
 
 NAMES = [
-    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "websockets", "keys", "key",
-    "key-new", "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
+    "overview", "requests", "request", "routes", "route", "upstreams", "upstream", "websockets", "traces", "keys",
+    "key", "key-new", "key-rotate", "consumers", "consumer", "config", "config-diff", "rollback", "start", "docs",
 ]  # fmt: skip
 #: Django admin: a list and a form of each kind, and what has a template of its own.
 ADMIN = [
@@ -139,6 +140,33 @@ def test_open_websockets_are_for_everybody(desk: Tab, phone: Tab, gateway: Gatew
         desk.page.locator("tbody tr").first.get_by_role("button").click()
         desk.page.get_by_text("Closed 1 WebSocket.").wait_for()
         assert desk.page.locator("tbody tr").count() == 1
+
+
+def test_a_trace_is_for_everybody(desk: Tab, phone: Tab, gateway: Gateway, showcase: Showcase) -> None:
+    """Begun by a click, with a real request in it."""
+    with desk.step("a trace"):
+        desk.open(showcase.pages()["traces"] + "?route=orders")
+        desk.page.get_by_role("button", name="Trace the next requests").click()
+        desk.page.get_by_text("The trace runs: ").wait_for()
+        headers = {"Host": HOST, "apikey": showcase.keys[CONSUMERS[0]]}
+        assert httpx.get(f"{gateway.url}/orders/1", headers=headers).status_code < 500
+        rows = desk.page.locator("tbody tr")
+
+        def look() -> int:
+            desk.page.get_by_role("link", name="Look again").first.click()
+            return rows.count()
+
+        wait_until(look, what="the request")
+        said = [(row.locator("td").nth(0).inner_text(), row.locator("td").nth(1).inner_text()) for row in rows.all()]
+        assert said == [
+            ("request-id", "access"), ("key-auth", "access"), ("response-transformer", "response"),
+            ("request-id", "response"),
+        ]  # fmt: skip
+        assert in_both_themes(desk) == []
+        phone.open(desk.page.url.removeprefix(gateway.url))
+        for size in PHONES:
+            phone.page.set_viewport_size(size)
+            assert phone.overflow_px <= 0, (size, phone.page.evaluate(WIDEST))
 
 
 #: What sticks out of the window, and is not inside something that scrolls by itself.

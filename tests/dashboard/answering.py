@@ -17,7 +17,9 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.guard import Guards
 from gateway.proxy.rollcall import RollCall
 from gateway.proxy.roster import OpenSocket, Roster
+from gateway.proxy.tracing import Traces
 from routes.models import WorkerReport
+from tests.proxy.gatewaying import Bench
 
 
 class Answering(threading.Thread):
@@ -27,6 +29,8 @@ class Answering(threading.Thread):
         super().__init__(daemon=True)
         self.node, self.worker = node, worker
         self.roster, self.guards = Roster(), Guards()
+        self.bench = Bench(None)
+        self.traces = Traces(self.bench.pipeline)
         self.ended: list[tuple[str, int, str, str]] = []
         self.ready = threading.Event()
         self.loop = asyncio.new_event_loop()
@@ -35,6 +39,10 @@ class Answering(threading.Thread):
         entry = self.roster.enter(exchange, lambda *told: self._close(exchange, told))
         entry.opened_s = opened_s or entry.opened_s
         return entry
+
+    def get(self, path: str) -> None:
+        """A request, in the worker's loop, to its end."""
+        asyncio.run_coroutine_threadsafe(self.bench.get(path), self.loop).result(5)
 
     def _close(self, exchange: Exchange, told: tuple[int, str, str]) -> None:
         self.ended.append((exchange.id, *told))
@@ -56,6 +64,8 @@ class Answering(threading.Thread):
             "websockets": self.roster.told,
             "close": self.roster.closed,
             "guards": lambda about: [*self.guards.shown()],
+            "trace": self.traces.begin,
+            "traces": self.traces.told,
         }
         call = RollCall(
             batcher.command, node=self.node, worker=self.worker, secret=settings.SECRET_KEY, answers=answers
@@ -69,6 +79,7 @@ class Answering(threading.Thread):
                     else:
                         await call.hear(message["data"])
         except asyncio.CancelledError:
+            self.traces.end()
             await batcher.aclose()
 
 

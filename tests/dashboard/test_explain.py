@@ -88,6 +88,12 @@ def test_every_outcome_has_a_sentence(outcome):
           "The error is the upstream's own, passed on unchanged.")),
         (row("ok", tries=2),
          "Delivered: upstream orders (127.0.0.1:9000) answered 200 after 10 ms. It took 2 attempts."),
+        (row("ok", detail="Dry run: acl would refuse (403 acl_denied): ann is in the denied group x"),
+         ("Delivered: upstream orders (127.0.0.1:9000) answered 200 after 10 ms. "
+          "In a dry run, acl would refuse (403 acl_denied): ann is in the denied group x.")),
+        (row("acl_denied", 403, detail="acl: ann is in none of the allowed groups Dry run: quota would refuse (429 q)"),
+         ("The route lets in certain groups only: ann is in none of the allowed groups. "
+          "In a dry run, quota would refuse (429 q).")),
         (row("no_route", 404, detail="No route matches this host, path and method."),
          "No route matches this host, path and method."),
         (row("key_missing", 401, detail="This request has no API key. Send one."),

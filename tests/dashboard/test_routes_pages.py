@@ -252,6 +252,9 @@ def test_purge_tells_the_workers(operator, monkeypatch):
             Purge("all", route=Route.objects.get(name="users").pk)
         ]
         client.delete(log(place(settings.SECRET_KEY)))
+    newest = LogEntry.objects.latest("id")
+    assert (newest.user.username, newest.object_repr) == ("operator", "users")
+    assert next(iter(steps(newest))).words == "Purged kept answers."
 
 
 def test_purge_without_redis_says_so(operator, settings):
@@ -263,3 +266,11 @@ def test_purge_without_redis_says_so(operator, settings):
 def test_purge_is_for_those_who_may_change_routes(operator, client):
     client.force_login(staff("routes.view_route"))
     assert client.post(detail() + "purge/").status_code == 403
+
+
+def test_a_dry_run_is_marked_on_the_way_of_a_request(operator):
+    text = operator.get(detail()).content.decode()
+    assert "It refuses nobody." not in text
+    with change(author="test", source="test"):
+        PluginSetting.objects.filter(name="key-auth").update(dry_run=True)
+    assert "It refuses nobody." in operator.get(detail()).content.decode()

@@ -106,6 +106,22 @@ def test_a_purge_ends_it_for_both_workers(
     filled(gateway, recording, ends)
 
 
+def test_an_unsafe_request_to_one_worker_ends_it_for_the_other(gateway: Gateway, recording: Origin, token: str) -> None:
+    path = f"/kept/{next(_numbers)}"
+    for _ in range(5):
+        filled(gateway, recording, path)
+        with RawClient(gateway.port) as client:
+            client.send(f"DELETE {path} HTTP/1.1\r\nHost: two.test\r\n\r\n".encode())
+            assert client.reply() is not None
+        assert [seen.method for seen in recording.take()] == ["DELETE"]
+
+        def fetched() -> bool:
+            asked(gateway, path)
+            return bool(recording.take())
+
+        wait_until(fetched, 5, "the origin is asked anew")
+
+
 def test_other_routes_are_untouched(gateway: Gateway, recording: Origin, token: str) -> None:
     recording.take()
     assert asked(gateway, "/plain", 3) == ["", "", ""]

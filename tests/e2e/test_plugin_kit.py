@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,22 @@ def test_the_guide_is_followed_to_its_end(gateway: Gateway, recording: Origin) -
     answer = wait_until(lambda: (found := httpx.get(f"{gateway.url}/x")).status_code == 403 and found, what="a 403")
     assert answer.json()["code"] == "office_closed"
     assert answer.headers["x-office-closes"] == "24:00"
+
+
+def test_the_page_about_analytics_is_followed_to_its_end(gateway: Gateway, recording: Origin) -> None:
+    page = (ROOT / "docs" / "analytics-plugin.md").read_text()
+    gateway.manage("plugin", "new", "call-counts")
+    (gateway.directory / "plugins" / "call_counts.py").write_text(
+        re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    )
+    url = f"http://127.0.0.1:{recording.port}/counts"
+    configured(gateway, recording.port, {"name": "call-counts", "config": {"url": url, "every_s": 1}})
+    for _ in range(7):
+        assert httpx.get(f"{gateway.url}/x").status_code == 200
+
+    def counted() -> int:
+        told = [json.loads(seen.body)["counts"] for seen in recording.seen if seen.target == "/counts"]
+        return sum(one["requests"] for counts in told for one in counts if one["route"] == "all")
+
+    wait_until(lambda: counted() >= 7, what="the counts")
+    assert counted() == 7

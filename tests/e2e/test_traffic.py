@@ -46,7 +46,18 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
         "hmac-auth": {"credentials": [{"username": "billing", "secret": SECRET}], "validate_request_body": True},
     },
     "private": {"basic-auth": {"realm": "The office"}},
-    "kept": {"file-log": {"file": "kept.log"}, "http-log": {"url": "http://127.0.0.1:1/in"}},
+    "kept": {
+        "file-log": {"file": "kept.log"}, "http-log": {"url": "http://127.0.0.1:1/in"},
+        "syslog": {"server": "tcp://127.0.0.1:1"}, "kafka-log": {"brokers": ["127.0.0.1:1"], "topic": "requests"},
+    },
+    "jq": {
+        "body-transformer": {"response": {"jq": "{n: .a, seen: env}"}},
+        "request-termination": {"status_code": 200, "body": '{"a": 7}', "content_type": "application/json"},
+    },
+    "stuck": {
+        "body-transformer": {"response": {"jq": "def f: f; f"}, "timeout_ms": 300},
+        "request-termination": {"status_code": 200, "body": "{}", "content_type": "application/json"},
+    },
     "packed": {"compression": {}, "request-termination": {"status_code": 200, "body": "[1, 2]" * 1000}},
 }  # fmt: skip
 
@@ -253,7 +264,14 @@ def test_basic_auth_takes_what_curl_sends_until_it_is_deleted(traffic: Gateway, 
     wait_until(lambda: curl("-u", "alice:corréct: horse", url)[0] == "401", SOON_S, "the deletion")
 
 
-def test_file_log_keeps_a_line_for_each_request_and_http_log_is_in_nobodys_way(
+def test_jq_makes_answers_sees_nothing_and_is_stopped(client: httpx.Client) -> None:
+    for _ in range(3):
+        assert client.get("/jq/x").json() == {"n": 7, "seen": {}}
+        stopped = client.get("/stuck/x")
+        assert (stopped.status_code, stopped.json()["code"]) == (503, "transform_failed")
+
+
+def test_file_log_keeps_a_line_for_each_request_and_the_other_logs_are_in_nobodys_way(
     traffic: Gateway, client: httpx.Client
 ) -> None:
     for number in range(20):

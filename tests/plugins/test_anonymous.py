@@ -16,6 +16,7 @@ from gateway.plugins.passwords import hashed
 from gateway.proxy.errors import CredentialsUnavailable, Reject
 from gateway.proxy.exchange import Consumer, Credential
 from tests.plugins.signing import NOW_S
+from tests.plugins.test_mtls_auth import ROOT, pem
 
 SECRET = "sixteen-bytes-at-least-and-32-are-better"
 WORD = "correct horse"
@@ -25,6 +26,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "jwt": {"secret": SECRET, "claims_to_headers": [{"claim": "role", "header": "X-Role"}]},
     "oauth2-introspection": {"introspection_url": "http://127.0.0.1:1/", "client_id": "c", "client_secret": "s"},
     "hmac-auth": {"credentials": [{"username": "anna", "secret": SECRET}]},
+    "mtls-auth": {"ca_certificates": pem(ROOT), "claims_to_headers": [{"claim": "ou", "header": "X-Role"}]},
+    "openid-connect": {"issuer": "http://127.0.0.1:1", "client_id": "c", "client_secret": "s" * 32},
 }
 
 
@@ -75,7 +78,7 @@ async def test_a_request_without_any_is_the_guests(make, exchange_of, name: str)
     assert (exchange.consumer.username, exchange.credential) == ("guest", None)
     assert (b"x-consumer-username", b"guest") in exchange.headers
     assert not [pair for pair in exchange.headers if pair[1] == b"admin"]
-    assert name != "jwt" or not [pair for pair in exchange.headers if pair[1] == b"root"]
+    assert name not in ("jwt", "mtls-auth") or not [pair for pair in exchange.headers if pair[1] == b"root"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -128,6 +131,6 @@ async def test_a_wrong_one_is_refused(make, exchange_of, name: str, fields) -> N
 
 async def test_what_only_a_token_may_say_goes_where_another_has_let_in(make, exchange_of) -> None:
     exchange = exchange_of(headers=[(b"apikey", b"hg_live_secret"), (b"x_role", b"root")])
-    await passed(make, exchange, "key-auth", "jwt")
+    await passed(make, exchange, "key-auth", "jwt", "mtls-auth", "openid-connect")
     assert exchange.credential.kind == "key"
     assert not [pair for pair in exchange.headers if pair[1] == b"root"]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gateway.plugins.kept import Kept
 from gateway.plugins.registry import ConfigProblems
 from gateway.proxy import headers
 from gateway.proxy.errors import BodyTooLarge, Reject, UpstreamBroke
@@ -208,3 +211,113 @@ def test_a_config_that_means_nothing_is_refused_at_its_place(registry, config, p
     with pytest.raises(ConfigProblems) as caught:
         registry.validate("body-transformer", config)
     assert [place for place, _ in caught.value.problems] == [path]
+
+
+# --- jq
+
+
+@pytest.fixture
+async def jq(make):
+    """`make`, with what is kept for the programs."""
+    kept = Kept()
+
+    def build(config: dict[str, Any]) -> Any:
+        plugin = make("body-transformer", config)
+        plugin.resources = replace(plugin.resources, kept=kept)
+        return plugin
+
+    yield build
+    await kept.aclose()
+
+
+async def requested(plugin, exchange_of, body: bytes, *fields):
+    exchange = exchange_of(
+        "POST", headers=[*(fields or (JSON,)), (b"content-length", b"%d" % len(body))],
+        body=stream(body[:3], body[3:]), content_length=len(body),
+    )  # fmt: skip
+    await plugin.access(exchange)
+    return exchange, await whole(exchange.body)
+
+
+async def replied(plugin, exchange_of, body: Any):
+    exchange = exchange_of(answer=[JSON, (b"etag", b'"a"')], answer_body=body, status=200)
+    await plugin.response(exchange)
+    return exchange, await whole(exchange.answer_body)
+
+
+async def test_jq_makes_bodies_both_ways(jq, exchange_of) -> None:
+    plugin = jq({"request": {"jq": "{n: (.items | length)}"}, "response": {"jq": "del(.secret)"}})
+    exchange, body = await requested(plugin, exchange_of, b'{"items": [1, 2]}')
+    assert json.loads(body) == {"n": 2}
+    assert exchange.content_length == len(body)
+    exchange, body = await replied(plugin, exchange_of, stream(b'{"a": 1, ', b'"secret": 2}'))
+    assert json.loads(body) == {"a": 1}
+    assert headers.get(exchange.response_headers, b"content-length") == b"%d" % len(body)
+    assert headers.get(exchange.response_headers, b"etag") == b'W/"a"'
+
+
+async def test_jq_comes_after_the_edits_and_between_the_forms(jq, exchange_of) -> None:
+    edits = {"convert": "form_to_json", "set": [{"at": "/way", "value": "$(request.method)"}], "jq": "{way, n: .a}"}
+    _, body = await requested(jq({"request": edits}), exchange_of, b"a=1&b=2", FORM)
+    assert json.loads(body) == {"way": "POST", "n": "1"}
+    plugin = jq({"request": {"convert": "json_to_form", "jq": ".inner"}})
+    exchange, body = await requested(plugin, exchange_of, b'{"inner": {"a": [1, "x y"]}}')
+    assert body == b"a=1&a=x+y"
+    assert headers.get(exchange.headers, b"content-type") == FORM[1]
+
+
+@pytest.mark.parametrize(("program", "body"), [(".a.b", b'{"a": 1}'), (".", b"{"), ("empty", b"1"), (".a, .b", b"{}")])
+async def test_a_body_that_jq_does_not_take_is_the_clients_fault(jq, exchange_of, program: str, body: bytes) -> None:
+    with pytest.raises(Reject) as caught:
+        await requested(jq({"request": {"jq": program}, "on_error": "allow"}), exchange_of, body)
+    assert (caught.value.status, caught.value.code) == (400, "body_unreadable")
+
+
+async def test_without_an_end_the_setting_decides(jq, exchange_of) -> None:
+    edits = {"jq": "def f: f; f"}
+    both = {"request": edits, "response": edits, "timeout_ms": 200}
+    denying, allowing = jq(both), jq({**both, "on_error": "allow"})
+    for hook in (requested(denying, exchange_of, b'{"a": 1}'), replied(denying, exchange_of, b'{"a": 1}')):
+        with pytest.raises(Reject) as caught:
+            await hook
+        assert (caught.value.status, caught.value.code) == (503, "transform_failed")
+    for hook in (requested(allowing, exchange_of, b'{"a": 1}'), replied(allowing, exchange_of, b'{"a": 1}')):
+        exchange, body = await hook
+        assert body == b'{"a": 1}'
+        assert "200 ms" in exchange.detail
+
+
+async def test_an_answer_that_jq_does_not_take_is_not_shown(jq, exchange_of) -> None:
+    edits = {"jq": ".a.b"}
+    with pytest.raises(Reject) as caught:
+        await replied(jq({"response": edits}), exchange_of, b'{"a": 1}')
+    assert (caught.value.status, caught.value.code) == (502, "transform_failed")
+    _, body = await replied(jq({"response": edits, "on_error": "allow"}), exchange_of, b'{"a": 1}')
+    assert body == b'{"a": 1}'
+
+
+async def test_what_jq_says_of_a_body_is_told_to_the_client_only(jq, exchange_of) -> None:
+    plugin = jq({"request": {"jq": "error(.password)"}, "response": {"jq": "error(.password)"}})
+    body = b'{"password": "hunter2"}'
+    exchange = exchange_of("POST", headers=[JSON], body=stream(body))
+    with pytest.raises(Reject, match="hunter2"):
+        await plugin.access(exchange)
+    assert "hunter2" not in exchange.detail
+    exchange = exchange_of(answer=[JSON], answer_body=body, status=200)
+    with pytest.raises(Reject) as caught:
+        await plugin.response(exchange)
+    assert "hunter2" not in exchange.detail + caught.value.detail
+
+
+def test_a_bad_program_is_a_problem_of_its_field(registry) -> None:
+    with pytest.raises(ConfigProblems) as caught:
+        registry.validate("body-transformer", {"response": {"jq": ".a | |"}})
+    [(path, text)] = caught.value.problems
+    assert path == "response.jq"
+    assert "syntax error, unexpected '|'" in text
+
+
+def test_without_the_package_a_program_is_told_what_to_install(registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigProblems, match=r"pip install 'jq>=1\.11,<2'"):
+        registry.validate("body-transformer", {"response": {"jq": ".a"}})

@@ -21,9 +21,10 @@ from gateway.proxy.errors import OUTCOMES
 NO_PLUGINS = {
     "__init__", "base", "registry", "edits", "reference", "bearer", "claims", "jwks", "signatures", "tokens",
     "endpoints", "callers", "anonymous", "passwords", "references", "templates", "bodies", "schemas", "openapi",
-    "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches",
-    "freshness", "flights", "purges", "store",
-    "conditions", "answers", "rates", "ramps", "terms", "periods",
+    "pointers", "packers", "identity", "certificates", "provider", "sealed", "trying", "skeleton", "batches", "dryruns",
+    "freshness", "directives", "level", "flights", "purges", "store",
+    "conditions", "answers", "cache", "lookup", "inquiry", "intake", "rates", "ramps", "terms", "periods",
+    "attempts", "secured", "rfc5424", "deliveries", "kept", "kafka", "extras", "programs", "jq_helper",
 }  # fmt: skip
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.plugins import conditions, freshness
+from gateway.plugins import conditions, directives, freshness
 from gateway.plugins.freshness import NotKept, Rules, Terms
 
 T0 = 1_790_000_040  # Mon, 21 Sep 2026 14:54:00 GMT
 DATE = (b"date", b"Mon, 21 Sep 2026 14:14:00 GMT")
-D0 = freshness.date(DATE[1]) or 0
+D0 = directives.date(DATE[1]) or 0
 
 
 def pairs(text: str) -> list[tuple[bytes, bytes]]:
@@ -40,21 +40,21 @@ def pairs(text: str) -> list[tuple[bytes, bytes]]:
     ],
 )
 def test_directives(value: bytes, read: dict[bytes, bytes | None]) -> None:
-    assert freshness.directives([value]) == read
+    assert directives.directives([value]) == read
 
 
 def test_lines_are_one_list() -> None:
-    assert freshness.directives([b"public", b"max-age=3"]) == {b"public": None, b"max-age": b"3"}
-    assert freshness.directives([]) == {}
+    assert directives.directives([b"public", b"max-age=3"]) == {b"public": None, b"max-age": b"3"}
+    assert directives.directives([]) == {}
 
 
 @pytest.mark.parametrize(
     ("value", "counts"),
-    [(b"5", 5), (b"0", 0), (b"-1", 0), (b"1.5", 0), (b"", 0), (b"x", 0), (b"9" * 30, freshness.MAX_S)],
+    [(b"5", 5), (b"0", 0), (b"-1", 0), (b"1.5", 0), (b"", 0), (b"x", 0), (b"9" * 30, directives.MAX_S)],
 )
 def test_seconds(value: bytes, counts: int) -> None:
-    assert freshness.seconds({b"max-age": value}, b"max-age") == counts
-    assert freshness.seconds({}, b"max-age") is None
+    assert directives.seconds({b"max-age": value}, b"max-age") == counts
+    assert directives.seconds({}, b"max-age") is None
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,8 @@ def test_seconds(value: bytes, counts: int) -> None:
         (b"max-age=1, max-age=2", {b"max-age": b"2"}),
         (b"private=?0, max-age=1", {b"max-age": b"1"}),
         (b"max-age=ten, public", {b"public": None}),
+        (b'max-age="60", public', {b"public": None}),
+        (b'max-age="60"', None),
         (b"x=(1 2 a;q=1), max-age=4", {b"max-age": b"4"}),
         (b"", None),
         (b"Max-Age=60", None),
@@ -77,7 +79,7 @@ def test_seconds(value: bytes, counts: int) -> None:
     ],
 )
 def test_targeted_fields_are_structured(value: bytes, read: dict[bytes, bytes | None] | None) -> None:
-    assert freshness.targeted([value] if value else []) == read
+    assert directives.targeted([value] if value else []) == read
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,9 @@ def test_targeted_fields_are_structured(value: bytes, read: dict[bytes, bytes | 
         (b"Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
         (b"Sun Nov  6 08:49:37 1994", 784111777),
         (b"Mon, 21 Sep 2026 14:14:00 GMT", T0),
+        (b"MON, 21 SEP 2026 14:14:00 gmt", T0),
+        (b"sunday, 06-nov-94 08:49:37 Gmt", 784111777),
+        (b"SUN NOV  6 08:49:37 1994", 784111777),
         (b"0", None),
         (b"-1", None),
         (b"", None),
@@ -100,7 +105,7 @@ def test_targeted_fields_are_structured(value: bytes, read: dict[bytes, bytes | 
     ],
 )
 def test_dates(value: bytes | None, at: int | None) -> None:
-    assert freshness.date(value) == at
+    assert directives.date(value) == at
 
 
 LATER = "expires: Mon, 21 Sep 2026 14:15:40 GMT"  # 100 s after DATE
@@ -126,7 +131,7 @@ CHANGED = "last-modified: Mon, 21 Sep 2026 14:12:20 GMT"  # 100 s before DATE
         ("cache-control: max-age=60 | cdn-cache-control: max-age=600,", 60),
         ("cache-control: no-cache | etag: 'a'", 0),
         ("cache-control: no-store, must-understand, max-age=60", 60),
-        ("cache-control: max-age=9999999999999", freshness.MAX_S),
+        ("cache-control: max-age=9999999999999", directives.MAX_S),
         ("cache-control: private=\"x-a\", max-age=8", 8),
     ],
 )  # fmt: skip
@@ -267,7 +272,7 @@ BEHIND = Terms(60, behind_s=30, on_error_s=100)
     ],
 )
 def test_whether_it_will_do(kept: Terms, age_s: float, request_: str, wanted: str) -> None:
-    assert freshness.use(kept, age_s, freshness.directives([request_.encode()])) == wanted
+    assert freshness.use(kept, age_s, directives.directives([request_.encode()])) == wanted
 
 
 @pytest.mark.parametrize(
@@ -286,7 +291,7 @@ def test_whether_it_will_do(kept: Terms, age_s: float, request_: str, wanted: st
     ],
 )
 def test_whether_it_stands_in_for_an_error(kept: Terms, age_s: float, request_: str, covers: bool) -> None:
-    assert freshness.may_cover(kept, age_s, freshness.directives([request_.encode()])) is covers
+    assert freshness.may_cover(kept, age_s, directives.directives([request_.encode()])) is covers
 
 
 def test_stale_windows_come_from_the_answer_or_the_route() -> None:
@@ -479,4 +484,15 @@ def test_what_else_they_end(fields: str, targets: list[bytes]) -> None:
 
 
 def test_tags() -> None:
-    assert freshness.tags(pairs("surrogate-key: a  b | surrogate-key: c")) == {b"a", b"b", b"c"}
+    assert directives.tags(pairs("surrogate-key: a  b | surrogate-key: c")) == {b"a", b"b", b"c"}
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, True), (404, True), (503, True), (299, False), (599, False)])
+def test_must_understand_is_said_of_what_is_understood(status: int, kept: bool) -> None:
+    """Whatever a setting has kept: RFC 9111 §5.2.2.3."""
+    rules, fields = Rules(statuses=frozenset({status})), pairs("cache-control: max-age=60, no-store, must-understand")
+    if kept:
+        assert freshness.terms(status, fields, rules, T0).lifetime_s == 60
+        return
+    with pytest.raises(NotKept, match="must-understand"):
+        freshness.terms(status, fields, rules, T0)

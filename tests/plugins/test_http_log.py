@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.plugins import http_log
-from gateway.plugins.http_log import NotTaken
+from gateway.plugins import attempts
+from gateway.plugins.attempts import NotTaken
 from gateway.plugins.registry import ConfigProblems
 from gateway.proxy.record import record_of
 from tests.proxy.exchanges import finished
@@ -43,8 +43,8 @@ RECORDS = [record_of(finished(id=f"r{number}", status=200 + number)) for number 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_log, "FIRST_RETRY_S", 0.005)
-    monkeypatch.setattr(http_log, "LONGEST_RETRY_S", 0.02)
+    monkeypatch.setattr(attempts, "FIRST_RETRY_S", 0.005)
+    monkeypatch.setattr(attempts, "LONGEST_RETRY_S", 0.02)
 
 
 def config(port: int, **more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from gateway.plugins.registry import Registry, files_of
 from routes import catalogue
 
 GUIDE = (ROOT / "docs" / "write-a-plugin.md").read_text()
+ANALYTICS = (ROOT / "docs" / "analytics-plugin.md").read_text()
 
 
 @pytest.fixture
@@ -116,14 +117,17 @@ def test_of_two_plugins_of_one_name_the_first_stays(directory: Path) -> None:
     assert "Two plugins are called 'good-day'" in problem
 
 
-def test_the_guides_plugin_does_what_the_guide_says(directory: Path) -> None:
-    plugin, test = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    (directory / "office_hours.py").write_text(plugin)
+@pytest.mark.parametrize(
+    ("guide", "module", "said"), [(GUIDE, "office_hours", "6 passed"), (ANALYTICS, "call_counts", "2 passed")]
+)
+def test_the_guides_plugin_does_what_the_guide_says(directory: Path, guide: str, module: str, said: str) -> None:
+    plugin, test = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (directory / f"{module}.py").write_text(plugin)
     (directory / "tests").mkdir()
-    (directory / "tests" / "test_office_hours.py").write_text(test)
-    [setting] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])["plugins"]
+    (directory / "tests" / f"test_{module}.py").write_text(test)
+    [setting] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])["plugins"]
     assert Registry.load([], directory).validate(setting["name"], setting["config"])
-    assert "6 passed" in passes(directory / "tests")
+    assert said in passes(directory / "tests")
 
 
 def test_of_a_file_that_breaks_the_plugin_before_it_stays_and_others_are_new(directory: Path) -> None:

@@ -221,6 +221,22 @@ async def test_a_disabled_owner_is_told_so(plugin_of, exchange_of, credentials) 
     assert error.code == "consumer_disabled"
 
 
+async def test_without_a_certificate_it_may_be_the_guests_and_a_wrong_one_is_refused(
+    plugin_of, exchange_of, credentials
+) -> None:
+    credentials.consumers["username", "guest"] = Consumer(20, "guest")
+    plugin = plugin_of(anonymous="guest")
+    for exchange in (shown(exchange_of), shown(exchange_of, rfc9440(ANNA), trusted=False)):
+        await plugin.access(exchange)
+        assert (exchange.consumer.username, exchange.credential) == ("guest", None)
+        assert headers.get(exchange.headers, FIELD) is None
+    known = shown(exchange_of, rfc9440(ANNA))
+    await plugin.access(known)
+    assert known.credential.hint == "anna"
+    with pytest.raises(Reject):
+        await plugin.access(shown(exchange_of, b":AAAA:"))
+
+
 async def test_preflights_may_pass(plugin_of, exchange_of) -> None:
     fields = [(b"origin", b"https://a"), (b"access-control-request-method", b"GET")]
     await plugin_of(run_on_preflight=False).access(exchange_of("OPTIONS", headers=fields))

@@ -310,6 +310,21 @@ async def test_a_public_client_needs_no_secret_but_one_for_cookies(service, make
     assert (form["client_id"], "client_secret" in form, service.authorization) == ("gw", False, [])
 
 
+async def test_nobody_is_sent_to_log_in_where_strangers_are_guests(service, make, exchange_of, credentials) -> None:
+    credentials.consumers["username", "guest"] = Consumer(20, "guest")
+    guests = Browser(make("openid-connect", service.config(anonymous="guest")), exchange_of)
+    guests.cookies["hg_session"] = "not ours", "/"
+    assert await guests.go("/") is None
+    assert (guests.exchange.consumer.username, guests.exchange.credential) == ("guest", None)
+    assert headers.get(guests.exchange.headers, b"cookie") is None
+    known = await logged_in(Browser(make("openid-connect", service.config()), exchange_of), service)
+    guests.cookies = known.cookies
+    assert await guests.go("/") is None
+    assert guests.exchange.consumer == Consumer(0, "anna")
+    refused = await refusal(guests.go("/", fields=[(b"authorization", b"Bearer a.b.c")]))
+    assert refused.code == "token_invalid"
+
+
 async def test_preflights_may_pass(service, make, exchange_of) -> None:
     plugin = make("openid-connect", service.config(run_on_preflight=False))
     fields = [(b"origin", b"https://a"), (b"access-control-request-method", b"GET")]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.plugins.opentelemetry import MAX_OPEN, NotTaken
+from gateway.plugins.attempts import NotTaken
+from gateway.plugins.opentelemetry import MAX_OPEN
 from gateway.plugins.registry import ConfigProblems
 from gateway.proxy import headers
 from gateway.proxy.errors import UpstreamError

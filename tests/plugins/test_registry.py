@@ -51,7 +51,7 @@ def problems(*args: object) -> list[str]:
 
 def test_the_order_is_the_settings() -> None:
     registry = Registry.load(list(reversed(PLUGINS)))
-    assert registry.names[0] == "file-log"
+    assert registry.names[0] == "kafka-log"
     assert [registry.position(name) for name in registry] == list(range(len(PLUGINS)))
     assert registry["acl"] is Acl
     assert "nope" not in registry

@@ -47,6 +47,7 @@ KEPT = [
     ("GET", "200 | expires: Mon, 21 Sep 2026 15:14:00 GMT", "GET"),
     ("GET", "200 | expires: Monday, 21-Sep-26 15:14:00 GMT", "GET"),
     ("GET", "200 | expires: Mon Sep 21 15:14:00 2026", "GET"),
+    ("GET", "200 | expires: MON, 21 sep 2026 15:14:00 gmt", "GET"),
     ("GET", "200 | cache-control: public | expires: Mon, 21 Sep 2026 15:14:00 GMT", "GET"),
     ("GET", "200 | cache-control: MAX-AGE=1000", "GET"),
     ("GET", 'GET 200 | cache-control: max-age="1000"'.removeprefix("GET "), "GET"),
@@ -59,11 +60,13 @@ KEPT = [
     ("GET", "200 | cache-control: private | cdn-cache-control: max-age=1000", "GET"),
     ("GET", "200 | cache-control: max-age=1000 | cdn-cache-control: MAX-AGE=0", "GET"),
     ("GET", "200 | cache-control: max-age=1000 | cdn-cache-control:", "GET"),
+    ("GET", '200 | cache-control: max-age=1000 | cdn-cache-control: max-age="0"', "GET"),
     ("GET", "200 | cache-control: no-store, must-understand, max-age=1000", "GET"),
     ("GET", "203 | cache-control: max-age=1000", "GET"),
     ("GET", "204 | cache-control: max-age=1000", "GET"),
     ("GET", "301 | cache-control: max-age=1000 | location: /y", "GET"),
     ("GET", "302 | cache-control: max-age=1000 | location: /y", "GET"),
+    ("GET", "303 | cache-control: max-age=1000 | location: /y", "GET"),
     ("GET", "307 | cache-control: max-age=1000 | location: /y", "GET"),
     ("GET", "308 | cache-control: max-age=1000 | location: /y", "GET"),
     ("GET", "404 | cache-control: max-age=1000", "GET"),
@@ -133,6 +136,7 @@ NOT_KEPT = [
     ("GET", 'GET 200 | cache-control: max-age=1000, private, private="a"'.removeprefix("GET "), "GET"),
     ("GET", "200 | cache-control: max-age=1000, no-cache", "GET"),
     ("GET", "200 | cache-control: max-age=1000 | cdn-cache-control: max-age=0", "GET"),
+    ("GET", '200 | cache-control: no-store | cdn-cache-control: max-age="1000"', "GET"),
     ("GET", "200 | cache-control: max-age=1000 | cdn-cache-control: no-store", "GET"),
     ("GET", "200 | cache-control: max-age=1000 | cdn-cache-control: private", "GET"),
     ("GET", "200 | expires: Mon, 21 Sep 2026 15:14:00 GMT | cdn-cache-control: public", "GET"),
@@ -154,6 +158,7 @@ NOT_KEPT = [
     ("GET", "503 | cache-control: max-age=1000", "GET"),
     ("GET", "299 | cache-control: max-age=1000", "GET"),
     ("GET", "302 | location: /y", "GET"),
+    ("GET", "303 | location: /y", "GET"),
     ("GET | cache-control: no-store", FOREVER, "GET"),
     ("GET", FOREVER, "GET | cache-control: no-store"),
     ("GET", FOREVER, "GET | cache-control: no-cache"),
@@ -354,6 +359,40 @@ STORIES: dict[str, list[Step]] = {
         (0, "GET", TAGGED, "200 #1"),
         (1, "HEAD | cache-control: no-cache", '200 | etag: "b"', "200 ''"),
         (0, "GET", "200", "200 #3", "-if-none-match"),
+    ],
+    "HEAD with the same validator renews it": [
+        (0, "GET", f"{TAGGED} | x-a: 1 | x-b: 1", "200 #1"),
+        (11, "HEAD | cache-control: no-cache", f"200 | {ETAG} | cache-control: max-age=20 | x-a: 2 | content-length: 2",
+         "200 '' | x-a: 2"),
+        (19, "GET", None, "200 #1 | age: 19 | cache-control: max-age=20 | x-a: 2 | x-b: 1"),
+        (1, "GET", "200", "200 #3"),
+    ],
+    "HEAD without a validator neither renews nor ends it": [
+        (0, "GET", "200 | cache-control: max-age=10", "200 #1"),
+        (1, "HEAD | cache-control: no-cache", "200 | cache-control: max-age=99 | content-length: 2", "200 ''"),
+        (8, "GET", None, "200 #1 | age: 9"),
+        (1, "GET", "200", "200 #3"),
+    ],
+    "HEAD that is not for all ends it": [
+        (0, "GET", TAGGED, "200 #1"),
+        (1, "HEAD | cache-control: no-cache", f"200 | {ETAG} | cache-control: private | content-length: 2", "200 ''"),
+        (0, "GET", "200", "200 #3", "-if-none-match"),
+    ],
+    "hit again within a second, and after it": [
+        (0, "GET", "200 | cache-control: max-age=10", "200 #1"),
+        (0.25, "GET", None, "200 #1 | age: 0 | cache-status: hydragate; hit; ttl=9 | content-length: 2"),
+        (0.5, "GET", None, "200 #1 | age: 0 | cache-status: hydragate; hit; ttl=9 | content-length: 2"),
+        (0.5, "GET", None, "200 #1 | age: 1 | cache-status: hydragate; hit; ttl=8"),
+        (0, "HEAD", None, "200 '' | age: 1 | content-length: 2"),
+        (0.25, "GET | if-modified-since: Mon, 21 Sep 2026 15:14:00 GMT", None, "304 ''"),
+        (8.25, "GET", None, "200 #1 | age: 9 | cache-status: hydragate; hit; ttl=0"),
+        (0.25, "GET", "200", "200 #2"),
+    ],
+    "hit again by a clock that was set back": [
+        (0, "GET", "200 | cache-control: max-age=10", "200 #1"),
+        (5, "GET", None, "200 #1 | age: 5"),
+        (-4, "GET", None, "200 #1 | age: 1"),
+        (-4, "GET", None, "200 #1 | age: 0"),
     ],
     "a client takes it stale": [
         (0, "GET", TAGGED, "200 #1"),
@@ -956,6 +995,30 @@ async def test_whoever_is_known_without_a_name_shares_nothing(by_consumer: bool)
     async with serving(origin.script) as up, Cached(up.port, clock, plugins=plugins, by_consumer=by_consumer) as bench:
         for who in (1, 2, 3):
             await play(bench, origin, [(0, f"GET | x-who: {who}", FOREVER, "200")] * 2)
+
+
+async def test_what_was_made_under_other_settings_is_made_anew() -> None:
+    """A setting that was changed keeps its number, and what is kept."""
+    clock = Clock()
+    origin, store = Origin(clock), Store(wall=clock)
+    async with (
+        serving(origin.script) as up,
+        Cached(up.port, clock, store) as before,
+        Cached(up.port, clock, store, status_header=False, surrogate_keys=True) as after,
+    ):
+        await play(before, origin, [
+            (0, "GET", f"{FOREVER} | surrogate-key: a b", "200 #1"), (0, "GET", None, "200 #1 | -surrogate-key"),
+        ])  # fmt: skip
+        await play(after, origin, [(0, "GET", None, "200 #1 | surrogate-key: a b | -cache-status")])
+        await play(before, origin, [(0, "GET", None, "200 #1 | -surrogate-key | cache-status: ~hit")])
+
+
+async def test_a_plugin_that_changes_a_kept_answer_changes_that_one_alone() -> None:
+    down = ResponseTransformer.Config.model_validate({"append": {"headers": ["x-down:yes"]}})
+    clock = Clock()
+    origin, plugins = Origin(clock), [(ResponseTransformer, down)]
+    async with serving(origin.script) as up, Cached(up.port, clock, plugins=plugins) as bench:
+        await play(bench, origin, [(0, "GET", FOREVER, "200"), *[(0, "GET", None, "200 #1 | x-down: yes")] * 3])
 
 
 async def test_two_settings_share_a_store_and_no_answer() -> None:

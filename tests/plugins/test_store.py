@@ -13,8 +13,9 @@ from django.conf import settings
 
 from gateway.plugins import purges
 from gateway.plugins.freshness import Terms
+from gateway.plugins.level import Entry
 from gateway.plugins.purges import Purge, Purges
-from gateway.plugins.store import MAX_UNSENT_BYTES, Entry, Store
+from gateway.plugins.store import MAX_UNSENT_BYTES, Store
 from gateway.proxy.batcher import Batcher
 from tests.plugins.caching import Cached, Clock, Origin, play
 from tests.running import free_port

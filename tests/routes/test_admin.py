@@ -339,6 +339,15 @@ def test_an_upstream_is_shown_with_what_discovery_found(client):
     assert re.search(r"discovered from _http._tcp.users.test, refreshed \d s ago. 10.0.0.9:80", page)
 
 
+def test_a_dry_run_is_a_switch_of_the_setting(client):
+    setting = PluginSetting.objects.get(name="quota")
+    post(client, url("pluginsetting", "change", setting.pk), dry_run="on")
+    setting.refresh_from_db()
+    assert setting.dry_run
+    document = ConfigVersion.objects.get(live=True).document
+    assert {entry["name"]: entry["dry_run"] for entry in document["plugins"]}["quota"] is True
+
+
 def test_when_is_yaml_and_comes_back_as_it_was_written(client):
     setting = PluginSetting.objects.get(name="quota")
     page = url("pluginsetting", "change", setting.pk)

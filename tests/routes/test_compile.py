@@ -421,6 +421,15 @@ def test_what_is_wrong_in_when_is_said_with_its_place(when, message, registry):
     assert found.startswith(f'plugins["quota"].when: {message}')
 
 
+def test_a_dry_run_reaches_the_plugin_if_it_can_refuse_anything(registry):
+    setting = {"name": "quota", "config": {"windows": [{"seconds": 1, "limit": 1}]}, "dry_run": True}
+    assert compile_document(document(plugins=[setting]), registry).plugins[0].dry_run
+    assert not compile_document(document(plugins=[setting | {"dry_run": False}]), registry).plugins[0].dry_run
+    found = problems(document(plugins=[{"name": "stamp", "dry_run": True}]), registry)
+    assert found == ['plugins["stamp"].dry_run: stamp refuses nobody, so there is no dry run of it.']
+    compile_document(document(plugins=[{"name": "stamp", "dry_run": True, "enabled": False}]), registry)
+
+
 @pytest.mark.parametrize("name", ["stamp", "badge"])
 def test_plugins_that_run_before_the_consumer_is_known_cannot_differ_by_groups(name, registry):
     found = problems(document(plugins=[{"name": name, "when": {"groups": ["gold"]}}]), registry)

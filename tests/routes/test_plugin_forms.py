@@ -65,6 +65,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "body-transformer": [
         {"request": {"convert": "form_to_json", "remove": ["/a", "/b"], "set": [{"at": "/c", "value": "1"}]}},
         {"response": {"move": [{"from": "/a", "to": "/b"}]}, "max_body_bytes": 5},
+        {"response": {"jq": "{a, b: .c}"}, "timeout_ms": 50, "on_error": "allow"},
     ],
     "request-termination": [
         {"status_code": 200, "body": "{}", "content_type": "application/json", "trigger": "mock"}, {"echo": True},
@@ -108,6 +109,10 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "basic-auth": [{"hide_credentials": False, "anonymous": "guest", "realm": "the office"}],
     "http-log": [{"url": "https://logs.test/in", "authorization": "Bearer x", "format": "ndjson", "batch_max": 5}],
     "file-log": [{"file": "orders.log"}],
+    "kafka-log": [{"brokers": ["a.test:9092", "[fd00::1]:9092"], "topic": "logs", "key": "route", "secure": True,
+                   "sasl": "PLAIN", "username": "u", "password": "p"}],
+    "syslog": [{"server": "udp://logs.test", "facility": "local0", "server_errors_severity": "err"},
+               {"server": "tls://logs.test", "tls": {"verify": False, "server_name": "a.test"}}],
     "response-transformer": [{"add": {"headers": ["x-frame-options:DENY"]}, "remove": {"headers": []}},
                              {"status": 503, "if_status": ["500-599"]}],
 }  # fmt: skip

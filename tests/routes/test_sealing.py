@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.core.management import CommandError, call_command
 from django.db import connection
 
 from routes import masking, sealing, selectors, services
@@ -84,6 +85,27 @@ def test_another_secret_key_opens_nothing_and_no_plugin_is_made_with_it(
     assert (("config", "password"), sealing.UNREADABLE) in problems
     PluginSetting.objects.get().save()  # loses nothing
     settings.SECRET_KEY_FALLBACKS = [before]
+    assert PluginSetting.objects.get().config == CONFIG
+
+
+def test_secrets_are_sealed_anew_under_another_key(vault: PluginSetting, settings: Any) -> None:  # noqa: F811
+    Upstream.objects.create(name="u", tls_client_key="PRIVATE")
+    earlier, settings.SECRET_KEY = settings.SECRET_KEY, "another"
+    settings.SECRET_KEY_FALLBACKS = [earlier]
+    call_command("config", "reseal")
+    settings.SECRET_KEY_FALLBACKS = []
+    assert PluginSetting.objects.get().config == CONFIG
+    assert Upstream.objects.get(name="u").tls_client_key == "PRIVATE"
+    assert selectors.document_of(1)["plugins"][0]["config"] == CONFIG
+    assert ConfigVersion.objects.count() == 1
+    assert leaked(tables()) == []
+
+
+def test_what_opens_under_no_key_is_named_and_kept(vault: PluginSetting, settings: Any) -> None:  # noqa: F811
+    earlier, settings.SECRET_KEY = settings.SECRET_KEY, "another"
+    with pytest.raises(CommandError, match=r"plugins\.0\.config\.password"):
+        call_command("config", "reseal")
+    settings.SECRET_KEY = earlier
     assert PluginSetting.objects.get().config == CONFIG
 
 

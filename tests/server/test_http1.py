@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.proxy.headers import Lasting
 from gateway.server import listener as listener_module
 from tests.server.front import Client, OneByteConnection, echo, front, hello, read_body, until
 
@@ -534,3 +535,28 @@ async def test_a_hard_close_cancels_applications() -> None:
         await server.listener.close()
         assert ended.is_set()
         assert not server.listener.requests
+
+
+# ---- answers that are sent again and again
+
+
+LASTING = [(b"a", b"1"), (b"date", b"Mon, 21 Sep 2026 14:14:00 GMT"), (b"a", b"2"), (b"content-length", b"2")]
+
+
+@pytest.mark.parametrize("head", [
+    b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n", b"GET / HTTP/1.0\r\nHost: a.test\r\n\r\n",
+])  # fmt: skip
+async def test_lasting_fields_are_on_the_wire_what_others_are(head: bytes) -> None:
+    fields = Lasting(LASTING)
+    given: list[list[tuple[bytes, bytes]]] = [LASTING, fields, fields]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await scope["extensions"]["hydragate.cycle"].answer(200, given.pop(0), b"ok")
+
+    async with front(app) as server:
+        method = head.split(b" ")[0].decode()
+        first, *others = [await (await server.connect()).ask(head, method) for _ in range(3)]
+    assert fields.sent is not None
+    assert first.body == (b"" if method == "HEAD" else b"ok")
+    assert others == [first, first]

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from routes import masking, portable, selectors, services
+from routes import masking, portable, sealing, selectors, services
 from routes.management.commands.publish import applied, author
 from routes.models import ConfigVersion
 from routes.problems import CompileError
@@ -34,6 +34,7 @@ class Command(BaseCommand):
         back = commands.add_parser("rollback", help="publish an old version again")
         back.add_argument("number", type=int)
         back.add_argument("--comment", default="", help="why, for the history")
+        commands.add_parser("reseal", help="encrypt all secrets anew, after a change of SECRET_KEY")
         for changing in (load, back):
             changing.add_argument("--wait", type=float, default=5.0, metavar="SECONDS", help="for the workers")
 
@@ -43,6 +44,7 @@ class Command(BaseCommand):
             "import": self.config_import,
             "history": self.config_history,
             "rollback": self.config_rollback,
+            "reseal": self.config_reseal,
         }
         try:
             commands[command](**options)
@@ -81,3 +83,10 @@ class Command(BaseCommand):
     def config_rollback(self, *, number: int, comment: str, wait: float, **_: Any) -> None:
         version = services.rollback(number, author=author(), comment=comment)
         self.stdout.write(applied(version.number, wait))
+
+    def config_reseal(self, **_: Any) -> None:
+        rows = services.reseal()
+        self.stdout.write(f"The secrets in {rows} rows are encrypted under the SECRET_KEY of now.")
+        if unreadable := [*sealing.unreadable(selectors.working_document())]:
+            places = "\n".join("  " + ".".join(map(str, path)) for path in unreadable)
+            raise CommandError(f"These were stored under yet another key; write them anew:\n{places}")

@@ -1,0 +1,104 @@
+"""lookup: what a worker's memory alone did not answer. Others may be fetching it already, or Redis may have it.
+
+Of requests for the same, one goes upstream and the others of this worker wait for its answer, a while; what it brings
+may turn out not to be for them, and then each goes by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.plugins import freshness
+from gateway.plugins.answers import CONDITIONS
+from gateway.plugins.cache import Asked, Cache
+from gateway.plugins.flights import ALONE, Flight
+from gateway.plugins.level import Entry
+from gateway.proxy.errors import Reject
+from gateway.proxy.exchange import Answer, Exchange
+
+MAX_TURNS = 4  # of waiting for others, before a request goes by itself
+
+
+async def look(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
+    """None: it has to go upstream, with others waiting for it if they can. Raises Reject for `only-if-cached`."""
+    answer = await _among_others(cache, exchange, asked)
+    if answer is not None:
+        return answer
+    if cache.policy.shared:
+        found = await cache.store.fetch(asked.key, asked.fields)
+        if found is not None and asked.identified and not found.terms.free:
+            found = None
+        if found is not None and (asked.entry is None or found.received_s > asked.entry.received_s):
+            asked.entry = found
+            if (answer := _kept(cache, exchange, asked)) is not None:
+                asked.land(found)
+                return answer
+    if b"only-if-cached" in asked.wanted:
+        asked.land(ALONE)
+        exchange.detail = "response-cache: only-if-cached, and nothing is kept"
+        said = ((b"cache-status", b"hydragate; fwd=request; detail=only-if-cached"),)
+        raise Reject(504, "not_cached", "Only a kept answer was asked for, and none is.", headers=said)
+    return None
+
+
+async def _among_others(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
+    """From what is kept here, or from what somebody else's request brings. None: neither will do."""
+    store = cache.store
+    waits = cache.policy.wait_s > 0 and exchange.method == "GET" and _waits(cache, asked)
+    for _ in range(MAX_TURNS):
+        if (answer := _kept(cache, exchange, asked)) is not None:
+            return answer
+        place = _place(cache, asked)
+        flight: Flight | None = store.flights.get(place)
+        if flight is None or flight.begun_s <= store.purges.latest_s:  # what it brings may be void
+            if waits or asked.use == "behind":
+                asked.flight = Flight(store.flights, place, cache.wall())
+            return None
+        if asked.use == "behind" and asked.entry is not None:  # a newer one is on its way
+            return cache.hit(exchange, asked.fields, asked.entry)
+        if not waits:
+            return None
+        told = await flight.wait(cache.policy.wait_s)
+        if told is ALONE:
+            return None
+        if isinstance(told, Entry) and _fits(cache, told, asked):
+            return cache.hit(exchange, asked.fields, told, b"; collapsed")
+        asked.entry = cache.find(asked.key, asked.fields, asked.identified)
+    return None
+
+
+def _kept(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
+    """The answer, if what is kept will do; notes why if not."""
+    entry = asked.entry
+    if entry is None:
+        asked.use = "validate"
+        asked.why = b"vary-miss" if cache.store.varied(asked.key) else b"uri-miss"
+        return None
+    age_s = entry.age(cache.wall())
+    asked.use = freshness.use(entry.terms, age_s, asked.wanted)
+    if asked.use in ("fresh", "stale"):
+        return cache.hit(exchange, asked.fields, entry)
+    asked.why = b"request" if entry.terms.lifetime_s > age_s and not entry.terms.validate else b"stale"
+    return None
+
+
+def _waits(cache: Cache, asked: Asked) -> bool:
+    """Whether an answer to somebody else's request may do: not for those who want a new one, or a part of it."""
+    if not asked.wanted.keys().isdisjoint((b"no-cache", b"max-age", b"min-fresh", b"only-if-cached")):
+        return False
+    if asked.entry is None and any(name in CONDITIONS for name, _ in asked.fields):
+        return False
+    return cache.store.apart.get(hash(asked.key), 0.0) < cache.wall()
+
+
+def _place(cache: Cache, asked: Asked) -> Any:
+    varied = cache.store.varied(asked.key)
+    return asked.key, varied, freshness.selecting(varied, asked.fields)
+
+
+def _fits(cache: Cache, entry: Entry, asked: Asked) -> bool:
+    if asked.identified and not entry.terms.free:
+        return False
+    if cache.store.purges.void(entry) or freshness.selecting(entry.varied, asked.fields) != entry.selected:
+        return False
+    return cache.use(entry, asked.wanted) == "fresh"
