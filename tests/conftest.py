@@ -51,6 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job ignores Ctrl-C and hands that down: what the tests start must hear it all the same.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        # The processes that run the tests have servers of their own. What they inherit must not let pytest-django read
+        # the settings before this file can say where: they would all use one Redis, and count each other's requests.
+        os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+        return
     wanted = {"postgres": not os.environ.get("DATABASE_URL"), "valkey": not os.environ.get("REDIS_URL")}
     if any(wanted.values()):
         config.stash[SERVERS] = servers = embedded.Servers(DATA_DIR, **wanted)
