@@ -142,7 +142,14 @@ def live_within_two_seconds(tab: Tab, gateway: Gateway, secret: str) -> None:
     page = tab.open("/dashboard/")
     page.locator("#live[data-state=on]").wait_for()
     expect(page.locator("[data-live=workers]")).to_have_text(str(GATEWAY_WORKERS))  # they heard that somebody looks
-    wait_until(lambda: ask(gateway, "/orders/1", secret) == 200, what="the route is live")
+    statuses: list[int] = []
+
+    def live() -> bool:
+        statuses.append(ask(gateway, "/orders/1", secret))
+        assert statuses.count(429) < 3, statuses  # the limit's minute is longer than anybody waits here
+        return statuses[-1] == 200
+
+    wait_until(live, what="the route is live")
     requests = page.locator("[data-live=rps]")
     wait_until(lambda: requests.inner_text().startswith(tuple("123456789")), SHOWN_WITHIN_S, "the request is shown")
     page.locator("#tops").get_by_text("orders").first.wait_for(timeout=15_000)
