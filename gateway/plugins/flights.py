@@ -22,12 +22,14 @@ ALONE, AGAIN = Told(), Told()
 
 
 class Flight:
-    """Among `flights` until it lands. `begun_s`: seconds since the epoch."""
+    """Among `flights` until it lands. `begun_s`: seconds since the epoch. `lead`: ends the right to ask for all
+    workers, where that is ours."""
 
-    __slots__ = ("_ended", "_flights", "_place", "begun_s")
+    __slots__ = ("_ended", "_flights", "_place", "begun_s", "lead")
 
     def __init__(self, flights: dict[Any, Flight], place: Any, begun_s: float) -> None:
         self.begun_s = begun_s
+        self.lead: Callable[[], None] | None = None
         self._flights, self._place = flights, place
         self._ended: asyncio.Future[Entry | Told] = asyncio.get_running_loop().create_future()
         flights[place] = self
@@ -38,6 +40,8 @@ class Flight:
             if self._flights.get(self._place) is self:  # a later one may have taken its place
                 del self._flights[self._place]
             self._ended.set_result(what)
+            if self.lead is not None:
+                self.lead()
 
     async def wait(self, seconds: float) -> Entry | Told:
         """ALONE after so long."""

@@ -1,11 +1,15 @@
 """lookup: what a worker's memory alone did not answer. Others may be fetching it already, or Redis may have it.
 
-Of requests for the same, one goes upstream and the others of this worker wait for its answer, a while; what it brings
-may turn out not to be for them, and then each goes by itself.
+Of requests for the same, one goes upstream and the others wait for its answer, a while; what it brings may turn out not
+to be for them, and then each goes by itself. In a worker they wait for a flight; of the workers one has the lead, and
+the others look into Redis now and then, until there is an answer or the lead is free.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from gateway.plugins import freshness
@@ -17,6 +21,7 @@ from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Answer, Exchange
 
 MAX_TURNS = 4  # of waiting for others, before a request goes by itself
+FIRST_LOOK_S, LAST_LOOK_S = 0.01, 0.1  # into Redis, while another worker asks: the pause doubles
 
 
 async def look(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
@@ -24,8 +29,27 @@ async def look(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
     answer = await _among_others(cache, exchange, asked)
     if answer is not None:
         return answer
-    if cache.policy.shared:
-        found = await cache.store.fetch(asked.key, asked.fields)
+    if cache.policy.shared and (answer := await _from_redis(cache, exchange, asked)) is not None:
+        return answer
+    if b"only-if-cached" in asked.wanted:
+        asked.land(ALONE)
+        exchange.detail = "response-cache: only-if-cached, and nothing is kept"
+        said = ((b"cache-status", b"hydragate; fwd=request; detail=only-if-cached"),)
+        raise Reject(504, "not_cached", "Only a kept answer was asked for, and none is.", headers=said)
+    return None
+
+
+async def _from_redis(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
+    """What others have kept there, or are about to. None: the upstream has to be asked."""
+    store, flight, wait_s = cache.store, asked.flight, cache.policy.wait_s
+    until_s, pause_s = monotonic() + wait_s, FIRST_LOOK_S
+    while True:
+        lead: Callable[[], None] | None = None
+        if flight is None or asked.use == "behind":
+            found = await store.fetch(asked.key, asked.fields)
+        else:
+            found, lead = await store.fetch_or_lead(asked.key, asked.fields, wait_s)
+            flight.lead = lead
         if found is not None and asked.identified and not found.terms.free:
             found = None
         if found is not None and (asked.entry is None or found.received_s > asked.entry.received_s):
@@ -33,12 +57,10 @@ async def look(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
             if (answer := _kept(cache, exchange, asked)) is not None:
                 asked.land(found)
                 return answer
-    if b"only-if-cached" in asked.wanted:
-        asked.land(ALONE)
-        exchange.detail = "response-cache: only-if-cached, and nothing is kept"
-        said = ((b"cache-status", b"hydragate; fwd=request; detail=only-if-cached"),)
-        raise Reject(504, "not_cached", "Only a kept answer was asked for, and none is.", headers=said)
-    return None
+        if flight is None or lead is not None or asked.use == "behind" or monotonic() > until_s:
+            return None
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LAST_LOOK_S)
 
 
 async def _among_others(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:

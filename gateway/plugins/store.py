@@ -2,6 +2,7 @@
 
     find    in the worker's memory: no waiting              keep    in both, or in the worker only
     fetch   in Redis; a failure is as good as nothing       purge   here at once, elsewhere as soon as they hear of it
+            or_lead: who asks the upstream for all
 
 An answer has a **key** (all of its request that counts for everybody) and, by the `Vary` of the newest answer of that
 key, **variants**. In Redis a first record of a key names the fields its answers vary by, a second one holds an answer;
@@ -21,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import astuple, fields
+from functools import partial
 from typing import Any, Protocol
 
 from gateway.plugins import freshness, purges
@@ -114,6 +116,39 @@ class Store:
             return None
         self._level.put(key, entry)
         return entry
+
+    async def fetch_or_lead(
+        self, key: bytes, request: Pairs, seconds: float
+    ) -> tuple[Entry | None, Callable[[], None] | None]:
+        """As `fetch`; and the right to ask the upstream for all workers, unless another has it already: what ends it,
+        if `seconds` do not. Without Redis each has it."""
+        if self._redis is None:
+            return None, _nothing
+        varied = self._level.varied(key)
+        name = f"{self.channel}:f:{_digest_of(key, varied, freshness.selecting(varied, request)).hex()}"
+        try:
+            if not self._synced:
+                await self.sync()
+            # In this order: whoever gets the right after it was given back finds what the one before has kept.
+            taking = self._redis.command("SET", name, self._source, "NX", "PX", int(seconds * 1000))
+            entry = None
+            try:
+                entry = await self.fetch(key, request)
+                return (entry, None) if await taking is None else (entry, partial(self._free, name))
+            except asyncio.CancelledError:
+                taking.add_done_callback(lambda done: self._free_if(done, name))  # type: ignore[attr-defined]
+                raise
+        except RedisUnavailable:
+            return None, _nothing
+
+    def _free(self, name: str) -> None:
+        assert self._redis is not None
+        with suppress(RedisUnavailable):
+            self._redis.command("DEL", name)
+
+    def _free_if(self, taking: asyncio.Future[Any], name: str) -> None:
+        if not taking.cancelled() and taking.exception() is None and taking.result() is not None:
+            self._free(name)
 
     async def _fetched(self, redis: Redis, key: bytes, request: Pairs) -> Entry | None:
         """Most answers do not vary, so their record is asked for together with the first."""
@@ -292,6 +327,10 @@ class Store:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._redis is not None and self._begun:
             await self._redis.aclose()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _terms(*said: Any) -> Terms:

@@ -6,6 +6,7 @@ import json
 import socket
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
@@ -58,6 +59,21 @@ def asked(gateway: Gateway, path: str, times: int = 1) -> list[str]:
             assert "surrogate-key" not in fields or not path.startswith(("/kept", "/other"))
             found.append(fields.get("cache-status", ""))
     return found
+
+
+def test_two_hundred_clients_of_two_workers_are_one_request_upstream(
+    gateway: Gateway, token: str, recording: Origin
+) -> None:
+    path, before = f"/kept/crowd-{next(_numbers)}", len(recording.seen)
+    recording.takes_s = 0.5
+    try:
+        with ThreadPoolExecutor(200) as clients:
+            said = [one for (one,) in clients.map(lambda _: asked(gateway, path), range(200))]
+    finally:
+        recording.takes_s = 0.0
+    assert len(recording.seen) - before == 1
+    assert sum("fwd=uri-miss" in one for one in said) == 1
+    assert sum("hit" in one for one in said) == 199
 
 
 def purge(gateway: Gateway, token: str, **body: Any) -> int:

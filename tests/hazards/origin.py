@@ -29,6 +29,7 @@ class Origin:
     seen: list[Seen] = field(default_factory=list)
     broken: list[bytes] = field(default_factory=list)
     says: bytes = b""  # further fields of its answers, each with its line's end
+    takes_s: float = 0.0  # for an answer
 
     def take(self) -> list[Seen]:
         seen, self.seen = self.seen, []
@@ -39,6 +40,7 @@ class Origin:
             while True:
                 request = await self._request(reader)
                 self.seen.append(request)
+                await asyncio.sleep(self.takes_s)
                 head = b"HTTP/1.1 200 OK\r\n" + self.says + b"content-length: 2\r\n\r\n"
                 writer.write(head + b"ok" * (request.method != "HEAD"))
                 await writer.drain()

@@ -39,18 +39,18 @@ def runtime() -> Iterator[Runtime]:
 async def test_a_table_that_serves_is_nothing_to_the_collector(runtime: Runtime) -> None:
     gc.collect()
     before = len(gc.get_objects())
-    table = runtime._table(DOCUMENT, 1, "digest", runtime.registry)
+    table = runtime.loader.table(DOCUMENT, 1, "digest", runtime.loader.registry)
     assert len(gc.get_objects()) - before > 10 * ROUTES
-    await runtime._swap(table, "digest")
+    await runtime.loader.swap(table, "digest")
     assert len(gc.get_objects()) < before
 
 
 def test_and_needs_no_collector_to_go(runtime: Runtime) -> None:
     """Cycles in it would stay for ever, once it has served."""
-    runtime._table(DOCUMENT, 1, "first", runtime.registry)  # fills the caches on the way
+    runtime.loader.table(DOCUMENT, 1, "first", runtime.loader.registry)  # fills the caches on the way
     left = []
     for number in range(2, 5):  # other threads of this process make objects, too
         before = len(gc.get_objects())
-        runtime._table(DOCUMENT, number, f"{number}", runtime.registry)
+        runtime.loader.table(DOCUMENT, number, f"{number}", runtime.loader.registry)
         left.append(len(gc.get_objects()) - before)
     assert min(left) < 10

@@ -222,7 +222,7 @@ def test_what_refuses_nobody_has_no_dry_run() -> None:
     registry = Registry.load(PLUGINS)
     may_not = {name for name in registry if not registry[name].may_refuse()}
     assert may_not == {
-        "bandwidth-limiting", "body-transformer", "compression", "cors", "file-log", "http-log", "mirror",
-        "opentelemetry", "request-id", "request-transformer", "response-cache", "response-transformer",
-        "security-headers", "traffic-split", "upstream-retry", "upstream-timeout",
+        "bandwidth-limiting", "body-transformer", "compression", "cors", "file-log", "http-log", "kafka-log",
+        "mirror", "opentelemetry", "request-id", "request-transformer", "response-cache", "response-transformer",
+        "security-headers", "syslog", "traffic-split", "upstream-retry", "upstream-timeout",
     }  # fmt: skip
