@@ -131,6 +131,7 @@ class Runtime:
         self._cursor: Moment | None = None  # how far the feed of credential changes was read
         self._nudged = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._rechecks: set[asyncio.Task[None]] = set()  # of open WebSockets
         self._starting: asyncio.Lock = asyncio.Lock()
 
     # --- life cycle -------------------------------------------------------------------------------------------------
@@ -159,9 +160,9 @@ class Runtime:
             self.started = True
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        for task in (*self._tasks, *self._rechecks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._rechecks, return_exceptions=True)
         await self.discovery.aclose()
         await self.loader.aclose()
         await self.journal.aclose()
@@ -204,6 +205,10 @@ class Runtime:
     async def _refresh(self) -> None:
         number, digest, (self._cursor, changes) = await self.database.run(_look, self._cursor)
         self.credentials.apply_changes(changes)
+        if len(self.roster) and (changes.digests or changes.consumers or changes.everything):
+            task = asyncio.create_task(self.roster.recheck(changes, self.credentials.find), name="recheck")
+            self._rechecks.add(task)
+            task.add_done_callback(self._rechecks.discard)
         await self.loader.follow(number, digest)
 
     # --- nudges and credentials -------------------------------------------------------------------------------------

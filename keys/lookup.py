@@ -77,7 +77,7 @@ def find_key(digest: bytes) -> Found:
         answer = Refusal("consumer_disabled")
     else:
         consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
-        answer = Credential("key", key_id, prefix, consumer, frozenset(scopes))
+        answer = Credential("key", key_id, prefix, consumer, frozenset(scopes), asked=digest)
     return Found(answer, consumer_id or 0, _epoch(expires_at), Moment.parse(moment))
 
 
@@ -91,7 +91,7 @@ def find_consumer(by: str, value: str) -> Found:
         answer = Refusal("consumer_disabled")
     else:
         consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
-        answer = Credential("consumer", consumer_id, username, consumer)
+        answer = Credential("consumer", consumer_id, username, consumer, asked=f"{by}:{value}")
     return Found(answer, consumer_id or 0, None, Moment.parse(moment))
 
 
@@ -106,7 +106,7 @@ def find_login(name: str) -> Found:
         answer = Refusal("consumer_disabled", password)
     else:
         consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
-        answer = Credential("basic", login_id, login, consumer, proof=password)
+        answer = Credential("basic", login_id, login, consumer, proof=password, asked=f"login:{name}")
     return Found(answer, consumer_id or 0, None, Moment.parse(moment))
 
 

@@ -92,17 +92,17 @@ class Credentials:
         self._failing, self._retry_s = False, 0.0
 
     def find_key(self, digest: bytes) -> Credential | Refusal | Awaitable[Credential | Refusal]:
-        return self._recalled(digest)
+        return self.find(digest)
 
     def find_consumer(self, by: ConsumerField, value: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
         """One who is made after being asked for is known 5 s later at most: only changes and ends are in the feed."""
-        return self._recalled(f"{by}:{value}") if _storable(value, MAX_NAME) else UNKNOWN
+        return self.find(f"{by}:{value}") if _storable(value, MAX_NAME) else UNKNOWN
 
     def find_login(self, username: str) -> Credential | Refusal | Awaitable[Credential | Refusal]:
         """As find_consumer. What passwords have to fit stays out of Redis."""
-        return self._recalled(f"{LOGIN}{username}") if _storable(username, MAX_LOGIN) else UNKNOWN
+        return self.find(f"{LOGIN}{username}") if _storable(username, MAX_LOGIN) else UNKNOWN
 
-    def _recalled(self, question: Question) -> Credential | Refusal | Awaitable[Credential | Refusal]:
+    def find(self, question: Question) -> Credential | Refusal | Awaitable[Credential | Refusal]:
         entry = self._known.get(question) or self._unknown.get(question)
         if entry is not None and self._fresh(entry):
             return self._answer(entry.found)

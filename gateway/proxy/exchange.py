@@ -32,7 +32,8 @@ class Credential:
     """What proved it. `id` is the primary key; `hint` (a key's prefix) may be shown and logged, a secret never.
 
     Of a token (`jwt`), `id` is a hash of who it is about, and `hint` the claim that says so. `proof`: of a username,
-    what its password has to fit (`gateway.plugins.passwords`).
+    what its password has to fit (`gateway.plugins.passwords`). `asked`: what it was found by (`found.Question`), if it
+    was looked up.
     """
 
     kind: str  # "key", "jwt", "basic", …
@@ -41,6 +42,7 @@ class Credential:
     consumer: Consumer
     scopes: frozenset[str] = frozenset()
     proof: str = field(default="", repr=False, compare=False)
+    asked: bytes | str = field(default="", repr=False, compare=False)
     fields: Pairs = field(init=False, repr=False, compare=False)  # what tells the upstream who calls
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ class Seal:
         written_s, moment, consumer_id, expires_at_s, answer = json.loads(body)
         if abs(wall_s - written_s) > self._max_age_s:
             return None
-        return Found(_unpack(answer), consumer_id, expires_at_s, Moment.parse(moment))
+        return Found(_unpack(answer, question), consumer_id, expires_at_s, Moment.parse(moment))
 
     def _sign(self, question: Question, body: bytes) -> bytes:
         named = question if isinstance(question, bytes) else b"consumer" + hashlib.sha256(question.encode()).digest()
@@ -110,9 +110,9 @@ def _pack(answer: Credential | Refusal) -> list[Any]:
     return [answer.kind, answer.id, answer.hint, caller, sorted(answer.scopes)]
 
 
-def _unpack(packed: list[Any]) -> Credential | Refusal:
+def _unpack(packed: list[Any], question: Question) -> Credential | Refusal:
     if len(packed) == 1:
         return Refusal(packed[0])
     kind, key_id, hint, (consumer_id, username, custom_id, groups), scopes = packed
     consumer = Consumer(consumer_id, username, custom_id, frozenset(groups))
-    return Credential(kind, key_id, hint, consumer, frozenset(scopes))
+    return Credential(kind, key_id, hint, consumer, frozenset(scopes), asked=question)

@@ -1,15 +1,23 @@
-"""The roster: which WebSockets are open in this worker, and how to close them. Looked at only when somebody asks."""
+"""The roster: which WebSockets are open in this worker, and how to close them. Looked at when somebody asks, and when a
+key, a login or a consumer has changed: who may not come in any more may not stay either.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nlargest
 from time import monotonic, time
 from typing import Any
 
-from gateway.proxy.exchange import Exchange
+from gateway.plugins.base import Refusal
+from gateway.proxy.errors import CredentialsUnavailable
+from gateway.proxy.exchange import Credential, Exchange
+from gateway.proxy.found import Changes, Question
+
+POLICY = 1008  # RFC 6455 §7.4.1
+Find = Callable[[Question], Credential | Refusal | Awaitable[Credential | Refusal]]
 
 #: Most that one answer tells of; `count` says how many there are.
 TOLD_MAX = 500
@@ -93,6 +101,20 @@ class Roster:
         routes = Counter((one.exchange.route.id, one.exchange.route.name) for one in found if one.exchange.route)
         return {"count": len(found), "items": items, "routes": [[*route, many] for route, many in routes.items()]}
 
+    async def recheck(self, changes: Changes, find: Find) -> None:
+        """Closes those whose key was revoked, whose password is another, whose consumer is disabled or gone."""
+        for one in [one for one in self._open.values() if _touched(one.exchange.credential, changes)]:
+            credential = one.exchange.credential
+            assert credential is not None
+            try:
+                found = find(_question(credential))
+                if not isinstance(found, Credential | Refusal):
+                    found = await found
+            except CredentialsUnavailable:
+                continue  # it stays, as others stay who are remembered
+            if isinstance(found, Refusal) or found.proof != credential.proof:
+                one.close(POLICY, "Your credential does not count any more.", "the gateway")
+
     def _found(self, about: Mapping[str, Any]) -> Iterator[OpenSocket]:
         """`id`; `route` and `consumer` as [id, name]: by id, where it is not 0, for a name may have changed."""
         if about.get("id"):
@@ -106,6 +128,18 @@ class Roster:
             if consumer and not _is(entry.exchange.consumer, "username", consumer):
                 continue
             yield entry
+
+
+def _question(credential: Credential) -> Question:
+    return credential.asked or f"username:{credential.consumer.username}"
+
+
+def _touched(credential: Credential | None, changes: Changes) -> bool:
+    """A name that only a token says (no id) is nobody's who could change."""
+    if credential is None or not (credential.asked or credential.consumer.id):
+        return False
+    changed = credential.asked in changes.digests or credential.consumer.id in changes.consumers
+    return changed or changes.everything
 
 
 def _is(one: Any, called: str, wanted: tuple[int, str]) -> bool:

@@ -16,11 +16,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from keys.secrets import SHOWN_CHARS
 from tests.e2e.gateway import Gateway, free_port, route, upstream
 from tests.running import Stopwatch
 
 GATEWAY_WORKERS = 2
+DISABLE = "from keys.models import Consumer as C; c = C.objects.get(username='mallory'); c.enabled = False; c.save()"
 CLIENTS_MAX = 60
+SHOWN = len("hg_live_") + SHOWN_CHARS  # of a key, its prefix
 
 
 class Chat:
@@ -163,6 +166,31 @@ async def test_those_of_a_consumer_are_closed_in_both(clients: Clients, api: htt
     assert {await ended(clients.open.pop(name)) for name in of_ann} == {(1001, "")}
     left = listed(api)
     assert (left["count"], {item["consumer"] for item in left["items"]}) == (len(clients.open), {"bob"})
+
+
+async def test_whose_key_is_revoked_may_not_stay(clients: Clients, gateway: Gateway, keys: dict[str, str]) -> None:
+    keys["eve"] = gateway.key("eve")
+    sockets = [await clients.join(f"eve{number}", "eve") for number in range(6)]
+    other = await clients.join("other", "ann")
+    watch = Stopwatch()
+    await asyncio.to_thread(gateway.manage, "key", "revoke", keys["eve"][:SHOWN])
+    reason = "Your credential does not count any more."
+    assert {await ended(socket) for socket in sockets} == {(1008, reason)}
+    assert watch.s < 4  # the command, and 2 s
+    await other.send("still")
+    assert await other.recv() == "still"
+    for number in range(6):
+        del clients.open[f"eve{number}"]
+    details = "SELECT detail FROM usage_row WHERE detail LIKE '%%closed with 1008 by the gateway'"
+    await until(lambda: len(gateway.query(details)) == 6)
+
+
+async def test_nor_may_who_is_disabled(clients: Clients, gateway: Gateway, keys: dict[str, str]) -> None:
+    keys["mallory"] = gateway.key("mallory")
+    socket = await clients.join("mallory", "mallory")
+    await asyncio.to_thread(gateway.manage, "shell", "-v", "0", "-c", DISABLE)
+    assert (await ended(socket))[0] == 1008
+    del clients.open["mallory"]
 
 
 async def test_who_does_not_listen_is_cut_off(clients: Clients, chat: Chat, api: httpx.Client) -> None:
