@@ -82,7 +82,7 @@ class UpstreamAnswer:
             if self.complete:
                 raise StopAsyncIteration
             if self.error is not None:
-                raise self.error
+                raise self.error.again()
             await self.wait()
         return self._take()
 

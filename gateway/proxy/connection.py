@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
                 self.close()
             raise
         if answer.error is not None:
-            raise answer.error
+            raise answer.error.again()
 
     def quiet(self) -> bool:
         """False if something waits to be read: an end or a stray byte that the loop has not seen yet."""
@@ -318,7 +318,9 @@ class Connection(asyncio.Protocol):
             self._notify(answer)
             return
         broke = UpstreamBroke("The upstream sent an invalid answer.")
-        broke.__cause__ = error.__context__ if isinstance(error.__context__, Violation) else error
+        cause = error.__context__ if isinstance(error.__context__, Violation) else error
+        cause.__context__ = None
+        broke.__cause__ = cause.with_traceback(None)  # whose frames hold us, and the answer that holds it
         self.fail(broke)
 
     def _notify(self, answer: UpstreamAnswer) -> None:

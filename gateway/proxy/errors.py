@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -139,6 +140,13 @@ class UpstreamError(GatewayError):
     status, code, title = 502, "upstream_error", "Upstream error"
     detail = "The upstream could not answer."
     safe_to_retry, phase = False, ""  # set by the transport: sending again can do no harm; the time limit that ran out
+
+    def again(self) -> Self:
+        """The same, to be raised by who goes on keeping this one: what is raised holds the frames that it passes, and
+        they would hold it in turn, and a connection's buffers with it, until a collector comes by."""
+        twin = copy(self)
+        twin.__cause__ = self.__cause__
+        return twin
 
 
 class NoTarget(UpstreamError):

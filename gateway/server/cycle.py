@@ -77,6 +77,7 @@ class Cycle:
         except Exception:  # protects the connection and the server from whatever an application raises
             logger.exception("The application failed: %(method)s %(path)s", scope)
         finally:
+            self.task = None  # where it is cancelled, it holds the error, and so us
             self._connection.listener.requests.discard(self)
             if not self._ended and not self.gone:
                 self._connection.refuse(InternalError())
