@@ -14,12 +14,12 @@ from gateway.plugins.directives import Directives
 from gateway.plugins.flights import Flight, Told
 from gateway.plugins.freshness import NotKept, Rules, Terms, Use
 from gateway.plugins.level import Entry, Ready
-from gateway.plugins.store import Store
+from gateway.plugins.store import APART_S, Store
 from gateway.proxy import headers
 from gateway.proxy.exchange import Answer, Exchange
 from gateway.proxy.headers import Lasting, Pairs
 
-APART_S, MAX_APART = 10.0, 10_000  # a key whose answers are not for others: nobody waits for one meanwhile
+MAX_APART = 10_000  # keys whose answers are not for others
 PRECONDITIONS = frozenset({b"if-match", b"if-unmodified-since"})
 #: Fields by which a request asks for something else than what is fresh and whole.
 SPEAKING = frozenset({b"cache-control", b"pragma"}) | PRECONDITIONS | answers.CONDITIONS

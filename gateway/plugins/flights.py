@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from gateway.plugins.level import Entry
+from gateway.plugins.store import Lead
 from gateway.proxy.errors import UpstreamBroke
 
 
@@ -22,14 +23,14 @@ ALONE, AGAIN = Told(), Told()
 
 
 class Flight:
-    """Among `flights` until it lands. `begun_s`: seconds since the epoch. `lead`: ends the right to ask for all
-    workers, where that is ours."""
+    """Among `flights` until it lands. `begun_s`: seconds since the epoch. `lead`: where the right to ask for all
+    workers is ours."""
 
     __slots__ = ("_ended", "_flights", "_place", "begun_s", "lead")
 
     def __init__(self, flights: dict[Any, Flight], place: Any, begun_s: float) -> None:
         self.begun_s = begun_s
-        self.lead: Callable[[], None] | None = None
+        self.lead = Lead()
         self._flights, self._place = flights, place
         self._ended: asyncio.Future[Entry | Told] = asyncio.get_running_loop().create_future()
         flights[place] = self
@@ -40,8 +41,8 @@ class Flight:
             if self._flights.get(self._place) is self:  # a later one may have taken its place
                 del self._flights[self._place]
             self._ended.set_result(what)
-            if self.lead is not None:
-                self.lead()
+            if self.lead.end is not None:
+                self.lead.end(what is ALONE)
 
     async def wait(self, seconds: float) -> Entry | Told:
         """ALONE after so long."""

@@ -8,7 +8,6 @@ the others look into Redis now and then, until there is an answer or the lead is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -17,6 +16,7 @@ from gateway.plugins.answers import CONDITIONS
 from gateway.plugins.cache import Asked, Cache
 from gateway.plugins.flights import ALONE, Flight
 from gateway.plugins.level import Entry
+from gateway.plugins.store import Lead
 from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Answer, Exchange
 
@@ -44,9 +44,8 @@ async def _from_redis(cache: Cache, exchange: Exchange, asked: Asked) -> Answer 
     store, flight, wait_s = cache.store, asked.flight, cache.policy.wait_s
     until_s, pause_s = monotonic() + wait_s, FIRST_LOOK_S
     while True:
-        lead: Callable[[], None] | None = None
         if flight is None or asked.use == "behind":
-            found = await store.fetch(asked.key, asked.fields)
+            found, lead = await store.fetch(asked.key, asked.fields), Lead(ours=True)
         else:
             found, lead = await store.fetch_or_lead(asked.key, asked.fields, wait_s)
             flight.lead = lead
@@ -57,7 +56,10 @@ async def _from_redis(cache: Cache, exchange: Exchange, asked: Asked) -> Answer 
             if (answer := _kept(cache, exchange, asked)) is not None:
                 asked.land(found)
                 return answer
-        if flight is None or lead is not None or asked.use == "behind" or monotonic() > until_s:
+        if lead.apart:
+            cache.set_apart(asked.key)
+            asked.land(ALONE)
+        if lead.ours or lead.apart or asked.use == "behind" or monotonic() > until_s:
             return None
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LAST_LOOK_S)

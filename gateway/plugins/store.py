@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import astuple, fields
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.plugins import freshness, purges
 from gateway.plugins.freshness import Terms
@@ -38,6 +38,8 @@ INLINE_BYTES = PIECE_BYTES = 32_768
 #: On their way to Redis, which has its short time limit for them; what comes beyond it stays in the worker.
 MAX_UNSENT_BYTES = 2 << 20
 OVERLAP_S = 5.0  # of a look at the log with the one before: others' clocks differ
+ASKING, APART = b"1", b"-"  # in Redis, of a key: a worker asks its upstream; that was for nobody else
+APART_S = 10.0  # nobody waits for an answer to such a key meanwhile
 FORMAT = 1
 _TERMS = tuple(one.name for one in fields(Terms))
 
@@ -48,6 +50,15 @@ class Redis(Protocol):
     async def start(self) -> None: ...
     async def aclose(self) -> None: ...
     def command(self, *args: Any) -> Awaitable[Any]: ...
+
+
+class Lead(NamedTuple):
+    """`ours`: the right to ask the upstream for all workers; `end(alone)` gives it back, and says whether the answer is
+    for nobody else. `apart`: somebody has just found that out, so nobody waits. Neither: another worker asks."""
+
+    ours: bool = False
+    apart: bool = False
+    end: Callable[[bool], None] | None = None
 
 
 class Store:
@@ -117,38 +128,41 @@ class Store:
         self._level.put(key, entry)
         return entry
 
-    async def fetch_or_lead(
-        self, key: bytes, request: Pairs, seconds: float
-    ) -> tuple[Entry | None, Callable[[], None] | None]:
-        """As `fetch`; and the right to ask the upstream for all workers, unless another has it already: what ends it,
-        if `seconds` do not. Without Redis each has it."""
+    async def fetch_or_lead(self, key: bytes, request: Pairs, seconds: float) -> tuple[Entry | None, Lead]:
+        """As `fetch`; and who asks the upstream for all workers, for `seconds` at most. Without Redis each asks for
+        itself."""
         if self._redis is None:
-            return None, _nothing
+            return None, Lead(ours=True)
         varied = self._level.varied(key)
         name = f"{self.channel}:f:{_digest_of(key, varied, freshness.selecting(varied, request)).hex()}"
         try:
             if not self._synced:
                 await self.sync()
             # In this order: whoever gets the right after it was given back finds what the one before has kept.
-            taking = self._redis.command("SET", name, self._source, "NX", "PX", int(seconds * 1000))
-            entry = None
+            taking = self._redis.command("SET", name, ASKING, "NX", "PX", int(seconds * 1000))
+            holding = self._redis.command("GET", name)
             try:
                 entry = await self.fetch(key, request)
-                return (entry, None) if await taking is None else (entry, partial(self._free, name))
+                if await taking is not None:
+                    return entry, Lead(ours=True, end=partial(self._end_lead, name))
+                return entry, Lead(apart=await holding == APART)
             except asyncio.CancelledError:
-                taking.add_done_callback(lambda done: self._free_if(done, name))  # type: ignore[attr-defined]
+                taking.add_done_callback(partial(self._end_unused, name))  # type: ignore[attr-defined]
                 raise
         except RedisUnavailable:
-            return None, _nothing
+            return None, Lead(ours=True)
 
-    def _free(self, name: str) -> None:
+    def _end_lead(self, name: str, alone: bool) -> None:
         assert self._redis is not None
         with suppress(RedisUnavailable):
-            self._redis.command("DEL", name)
+            if alone:
+                self._redis.command("SET", name, APART, "PX", int(APART_S * 1000))
+            else:
+                self._redis.command("DEL", name)
 
-    def _free_if(self, taking: asyncio.Future[Any], name: str) -> None:
+    def _end_unused(self, name: str, taking: asyncio.Future[Any]) -> None:
         if not taking.cancelled() and taking.exception() is None and taking.result() is not None:
-            self._free(name)
+            self._end_lead(name, False)
 
     async def _fetched(self, redis: Redis, key: bytes, request: Pairs) -> Entry | None:
         """Most answers do not vary, so their record is asked for together with the first."""
@@ -327,10 +341,6 @@ class Store:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._redis is not None and self._begun:
             await self._redis.aclose()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _terms(*said: Any) -> Terms:

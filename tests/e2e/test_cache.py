@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.gateway import Gateway, route, upstream, wait_until
 from tests.hazards.origin import Origin, RawClient, origin
+from tests.running import Stopwatch
 
 GATEWAY_WORKERS = 2
 _numbers = count()
@@ -74,6 +75,19 @@ def test_two_hundred_clients_of_two_workers_are_one_request_upstream(
     assert len(recording.seen) - before == 1
     assert sum("fwd=uri-miss" in one for one in said) == 1
     assert sum("hit" in one for one in said) == 199
+
+
+def test_nobody_waits_long_for_what_is_for_others(gateway: Gateway, token: str, recording: Origin) -> None:
+    """One by one, a worker at a time, they would take a second each."""
+    path, watch = f"/kept/private-{next(_numbers)}", Stopwatch()
+    kept, recording.says, recording.takes_s = recording.says, b"cache-control: private\r\n", 0.5
+    try:
+        with ThreadPoolExecutor(40) as clients:
+            said = [one for (one,) in clients.map(lambda _: asked(gateway, path), range(40))]
+    finally:
+        recording.says, recording.takes_s = kept, 0.0
+    assert not any("hit" in one for one in said)
+    assert watch.s < 1.9  # whoever is first, then all others
 
 
 def purge(gateway: Gateway, token: str, **body: Any) -> int:
