@@ -35,7 +35,10 @@ def workers(db: None) -> Iterator[tuple[Answering, Answering]]:
     users, orders = (Route.objects.get(name=name).pk for name in ("users", "orders"))
     routes = [route("users", "/users", id=users), route("orders", "/orders", id=orders)]
     made = table(routes, [upstream("up", target(9))], [Mock], [setting(Mock, number=7)])
-    with worker("n1", 1) as first, worker("n2", 1) as second:
+    with (
+        override_settings(SECRET_KEY="of these two: other tests have workers, too"),
+        worker("n1", 1) as first, worker("n2", 1) as second,
+    ):  # fmt: skip
         first.bench.pipeline.table = second.bench.pipeline.table = made
         yield first, second
 

