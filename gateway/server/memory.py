@@ -75,9 +75,8 @@ def begin() -> None:
 def settle() -> None:
     """After a start: what is there stays, so the collector need not look at it; what is free goes back to the system
     (compiling modules that have no bytecode on disk leaves 12 MB). A request that goes well leaves no cycles:
-    looking for some after every 700 objects, as Python does, is 5 % of its cost. One that fails leaves some (its
-    errors hold the frames that hold them), and those under way during a look wait for the next generation's: if that
-    came seldom, they would look like a leak."""
+    looking for some after every 700 objects, as Python does, is 5 % of its cost. One that fails leaves none of ours
+    either (`tests/hazards/test_cycles.py`), but what it used may: so the thresholds are not larger still."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 10, 20)
