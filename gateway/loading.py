@@ -119,13 +119,22 @@ class Loader:
         await self._report()
 
     async def _try(self, document: Mapping[str, Any], number: int, digest: str, registry: Registry) -> Exception | None:
-        """Compile beside the traffic, then swap by one assignment. What does not compile leaves everything as it is."""
+        """Compile beside the traffic, then swap by one assignment. What does not compile leaves everything as it is.
+
+        A table lives long and holds no cycles: looks of the collector at it would only stop the loop, so there is none
+        until it is frozen. What is garbage by then would stay for ever, and goes before.
+        """
+        gc.collect()
+        gc.disable()
         try:
-            table = await asyncio.to_thread(self.table, document, number, digest, registry)
-        except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
-            logger.debug("version %s does not compile", number, exc_info=True)
-            return error
-        await self.swap(table, digest)
+            try:
+                table = await asyncio.to_thread(self.table, document, number, digest, registry)
+            except Exception as error:  # protects the traffic: a broken plugin or document must not end what works
+                logger.debug("version %s does not compile", number, exc_info=True)
+                return error
+            await self.swap(table, digest)
+        finally:
+            gc.enable()
         self.registry = registry
         if registry is self._candidate:
             self._candidate, self._misfit = None, ""
@@ -168,9 +177,6 @@ class Loader:
         self._pipeline.table, self.digest = table, digest
         self._retain(table)
         metrics.config_version(table.version)
-        # A table lives long and holds no cycles: walks of the collector through it would only stop the loop. What is
-        # garbage by now has to go first, or it would stay for ever; only what came since the last table is looked at.
-        gc.collect()
         gc.freeze()
 
     def retarget(self) -> None:
