@@ -63,7 +63,7 @@ class RouteUpstreamInline(ConfigTabularInline):
 
 class PluginSettingInline(ConfigStackedInline):
     model = PluginSetting
-    fields = (("name", "enabled", "dry_run"), "consumer", "config", "when")
+    fields = ("name", ("enabled", "dry_run"), "consumer", "config", "when")
     autocomplete_fields = ("consumer",)
     verbose_name = "plugin"
     verbose_name_plural = "plugins"
@@ -320,7 +320,7 @@ class PluginSettingAdmin(Switched, ConfigAdmin):
     search_fields = ("name", "route__name", "upstream__name", "consumer__username")
     autocomplete_fields = ("route", "upstream", "consumer")
     fieldsets = (
-        (None, {"fields": (("name", "enabled", "dry_run"), "config", "when")}),
+        (None, {"fields": ("name", ("enabled", "dry_run"), "config", "when")}),
         ("Scope: nothing chosen is everywhere", {"fields": ("route", "upstream", "consumer")}),
     )
 
