@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from dashboard import selectors
-from dashboard.api import examples, shapes
+from dashboard.api import examples, living
 from dashboard.guards import GuardState, guarded
 from gateway.api.lists import check_parameters
 from gateway.api.views import ApiView
@@ -35,7 +35,7 @@ class Status(ApiView):
 
     @extend_schema(
         summary="Status of the gateway",
-        responses=shapes.GatewayStatus,
+        responses=living.GatewayStatus,
         examples=[examples.answer("One worker", examples.STATUS)],
     )
     def get(self, request: Request) -> Response:
@@ -43,8 +43,8 @@ class Status(ApiView):
         check_parameters(request, ())
         number, digest = live_version()
         alive = list(workers())
-        status = shapes.GatewayStatus(
-            version=shapes.LiveVersion(number=number, digest=digest),
+        status = living.GatewayStatus(
+            version=living.LiveVersion(number=number, digest=digest),
             workers=[_worker(worker, number) for worker in alive],
             degraded=_degraded(number, alive),
             window_s=int(WINDOW.total_seconds()),
@@ -53,12 +53,12 @@ class Status(ApiView):
         return Response(status.model_dump())
 
 
-def _worker(worker: WorkerReport, live: int) -> shapes.WorkerStatus:
+def _worker(worker: WorkerReport, live: int) -> living.WorkerStatus:
     names = ("node", "worker", "pid", "role", "version", "applied_at", "apply_ms", "seen_at", "error")
-    return shapes.WorkerStatus(**{name: getattr(worker, name) for name in names}, current=worker.version >= live)
+    return living.WorkerStatus(**{name: getattr(worker, name) for name in names}, current=worker.version >= live)
 
 
-def _degraded(live: int, alive: list[WorkerReport]) -> list[shapes.Degraded]:
+def _degraded(live: int, alive: list[WorkerReport]) -> list[living.Degraded]:
     """PostgreSQL is not among them: without it this answer is a 503."""
     found: list[tuple[str, str]] = []
     if not alive:
@@ -70,10 +70,10 @@ def _degraded(live: int, alive: list[WorkerReport]) -> list[shapes.Degraded]:
     ]
     if not _redis_answers(settings.REDIS_URL):
         found.append(("redis", "Redis does not answer: limits go by their `on_error`, changes arrive by polling."))
-    return [shapes.Degraded(part=part, detail=detail) for part, detail in found]
+    return [living.Degraded(part=part, detail=detail) for part, detail in found]
 
 
-def _upstreams() -> list[shapes.UpstreamStatus]:
+def _upstreams() -> list[living.UpstreamStatus]:
     """Four queries, however many there are."""
     now, healths, guards = timezone.now(), Healths(), guarded()
     shares: dict[Any, selectors.Share] = {
@@ -87,12 +87,12 @@ def _upstreams() -> list[shapes.UpstreamStatus]:
 
 def _upstream(
     upstream: Upstream, share: selectors.Share | None, healths: Healths, guard: GuardState | None
-) -> shapes.UpstreamStatus:
-    return shapes.UpstreamStatus(
+) -> living.UpstreamStatus:
+    return living.UpstreamStatus(
         id=upstream.pk,
         name=upstream.name,
         balancing=upstream.balancing,
-        guard=guard and shapes.GuardStatus.model_validate(guard),
+        guard=guard and living.GuardStatus.model_validate(guard),
         requests=share.requests if share else 0,
         server_errors=share.server_errors if share else 0,
         error_share=share.server_errors / share.requests if share else None,
@@ -100,9 +100,9 @@ def _upstream(
     )
 
 
-def _target(target: Target, health: Health) -> shapes.TargetStatus:
+def _target(target: Target, health: Health) -> living.TargetStatus:
     probe = health.probe
-    return shapes.TargetStatus(
+    return living.TargetStatus(
         id=target.pk or 0,
         address=str(target),
         weight=target.weight,
@@ -110,7 +110,7 @@ def _target(target: Target, health: Health) -> shapes.TargetStatus:
         **{name: getattr(health, name) for name in _SHOWN},
         nodes_agreeing=health.on,
         probe=probe
-        and shapes.ProbeStatus(at=health.probed_at, fault=probe.fault, took_ms=probe.took_ms, streak=probe.streak),
+        and living.ProbeStatus(at=health.probed_at, fault=probe.fault, took_ms=probe.took_ms, streak=probe.streak),
     )
 
 

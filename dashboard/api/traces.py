@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from dashboard import traces
-from dashboard.api import examples, shapes
+from dashboard.api import examples, living
 from dashboard.rollcall import RedisAway
 from gateway.api.lists import check_parameters
 from gateway.api.problems import RedisUnavailable
@@ -22,8 +22,8 @@ class TracesBegin(ApiView):
 
     @extend_schema(
         summary="Trace the next requests",
-        request=shapes.TraceWrite,
-        responses={201: shapes.TraceBegun},
+        request=living.TraceWrite,
+        responses={201: living.TraceBegun},
         examples=[OpenApiExample("The next ten of a route", {"route": "users"}, request_only=True)],
     )
     def post(self, request: Request) -> Response:
@@ -31,7 +31,7 @@ class TracesBegin(ApiView):
         took, until there are `requests` of them or `seconds` are over. It ends a trace that runs. While none runs,
         requests pay nothing for it."""
         check_parameters(request, ())
-        given = shapes.TraceWrite.model_validate(request.data)
+        given = living.TraceWrite.model_validate(request.data)
         wish = traces.Wish(given.route, given.consumer, given.client_ip, given.requests, given.seconds)
         try:
             begun = traces.begin(wish)
@@ -46,7 +46,7 @@ class TraceRead(ApiView):
 
     @extend_schema(
         summary="Read a trace",
-        responses=shapes.Trace,
+        responses=living.Trace,
         examples=[examples.answer("One request", examples.TRACE)],
     )
     def get(self, request: Request, ref: str) -> Response:

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from dashboard import websockets
-from dashboard.api import examples, shapes
+from dashboard.api import examples, living
 from dashboard.api.asked import Parameter, read
 from dashboard.rollcall import RedisAway
 from dashboard.websockets import Closed, Place, Wish
@@ -36,7 +36,7 @@ class WebSockets(ApiView):
     @extend_schema(
         summary="List open WebSockets",
         parameters=[parameter.schema() for parameter in parameters],
-        responses=shapes.WebSocketPage,
+        responses=living.WebSocketPage,
         examples=[examples.answer("One of a consumer", examples.WEBSOCKETS)],
     )
     def get(self, request: Request) -> Response:
@@ -62,7 +62,7 @@ class WebSockets(ApiView):
 class _Closing(ApiView):
     permissions = {"POST": _ENDS}
 
-    def close(self, request: Request, wish: Wish, given: shapes.WebSocketClose) -> Closed:
+    def close(self, request: Request, wish: Wish, given: living.WebSocketClose) -> Closed:
         try:
             return websockets.close(wish, code=given.code, reason=given.reason, author=request.user)
         except RedisAway as error:
@@ -72,15 +72,15 @@ class _Closing(ApiView):
 class WebSocketClose(_Closing):
     @extend_schema(
         summary="Close a WebSocket",
-        request=shapes.WebSocketClose,
-        responses=shapes.WebSocketsClosed,
+        request=living.WebSocketClose,
+        responses=living.WebSocketsClosed,
         examples=[OpenApiExample("A maintenance", {"code": 1012, "reason": "Back at noon."}, request_only=True)],
     )
     def post(self, request: Request, ref: str) -> Response:
         """Close one, by its id. Client and upstream are told the code and the reason; a client that does not answer
         within a second is cut off."""
         check_parameters(request, ())
-        given = shapes.WebSocketClose.model_validate(request.data)
+        given = living.WebSocketClose.model_validate(request.data)
         closed = self.close(request, Wish(id=ref), given)
         if not closed.count:
             silent = f" No answer came from {', '.join(closed.silent)}." if closed.silent else ""
@@ -91,15 +91,15 @@ class WebSocketClose(_Closing):
 class WebSocketsClose(_Closing):
     @extend_schema(
         summary="Close many WebSockets",
-        request=shapes.WebSocketsClose,
-        responses=shapes.WebSocketsClosed,
+        request=living.WebSocketsClose,
+        responses=living.WebSocketsClosed,
         examples=[OpenApiExample("All of a consumer", {"consumer": "bob", "code": 1008}, request_only=True)],
     )
     def post(self, request: Request) -> Response:
         """Close all of a route, of a consumer or on a node; what is given holds together. `items` tells of up to 500 of
         each worker."""
         check_parameters(request, ())
-        given = shapes.WebSocketsClose.model_validate(request.data)
+        given = living.WebSocketsClose.model_validate(request.data)
         return _answer(self.close(request, Wish(route=given.route, consumer=given.consumer, node=given.node), given))
 
 

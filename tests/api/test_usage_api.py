@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 from pydantic import BaseModel
 
-from dashboard.api import examples, shapes
+from dashboard.api import examples, living, shapes
 from dashboard.shipping import ship
 from dashboard.spool import Spool
 from gateway.proxy.health import Probed
@@ -69,7 +69,7 @@ def get(call: Caller, path: str, **query: Any) -> Any:
     ("shape", "example"),
     [
         (shapes.UsageSummary, examples.SUMMARY), (shapes.UsageSeries, examples.SERIES),
-        (shapes.UsageTop, examples.TOP), (shapes.UsageRowPage, examples.ROWS), (shapes.GatewayStatus, examples.STATUS),
+        (shapes.UsageTop, examples.TOP), (shapes.UsageRowPage, examples.ROWS), (living.GatewayStatus, examples.STATUS),
     ],
 )  # fmt: skip
 def test_examples_have_every_field_and_no_other(shape: type[BaseModel], example: dict[str, Any]) -> None:
