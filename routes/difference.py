@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from routes.document import SECTIONS, Part, PluginEntry, RouteEntry, UpstreamEntry, setting_key
+from routes.document import SECTIONS, PluginEntry, RouteEntry, setting_key
+from routes.parts import Part
+from routes.upstreams import UpstreamEntry
 
 _SHAPES: dict[str, type[Part]] = {"upstreams": UpstreamEntry, "routes": RouteEntry, "plugins": PluginEntry}
 

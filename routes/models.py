@@ -13,11 +13,12 @@ from django.db.models import Q
 from gateway.proxy.snapshot import BLAMES
 from routes import catalogue, document
 from routes.compile import config_problems, discovery_problems, tls_problems
-from routes.document import PluginFields, RouteFields, RouteUpstreamEntry, TargetFields, UpstreamFields
+from routes.document import PluginFields, RouteFields, RouteUpstreamEntry
 from routes.problems import Row
 from routes.reading import address
 from routes.rows import ConfigRow, bounded, default, field_errors, named, words
 from routes.sealing import SealedConfig, SealedDocument, SealedText
+from routes.upstreams import TargetFields, UpstreamFields
 
 
 def _blames() -> list[str]:

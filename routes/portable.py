@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from routes.document import FORMAT, Part
+from routes.document import FORMAT
+from routes.parts import Part
 from routes.problems import CompileError, Problem
 from routes.reading import read
 

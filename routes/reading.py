@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from routes.document import FORMAT, SECTIONS, Part, PluginEntry, RouteEntry, UpstreamEntry, setting_key
+from routes.document import FORMAT, SECTIONS, PluginEntry, RouteEntry, setting_key
+from routes.parts import Part
 from routes.problems import Path, Problem, Row, pointer
 from routes.syntax import target_host
+from routes.upstreams import UpstreamEntry
 
 P = TypeVar("P", bound=Part)
 

@@ -11,20 +11,12 @@ from typing import Any
 from django.db import connection, models
 
 from keys.models import Consumer
-from routes.document import (
-    Part,
-    PluginEntry,
-    PluginFields,
-    RouteEntry,
-    RouteFields,
-    TargetFields,
-    UpstreamEntry,
-    UpstreamFields,
-    setting_key,
-)
+from routes.document import PluginEntry, PluginFields, RouteEntry, RouteFields, setting_key
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
+from routes.parts import Part
 from routes.problems import Problem, pointer
 from routes.reading import Reading, read
+from routes.upstreams import TargetFields, UpstreamEntry, UpstreamFields
 
 _DEFERRABLE = "upstream_name_unique, target_address_unique, route_name_unique, pluginsetting_scope_unique"
 

@@ -10,8 +10,8 @@ from django.db import models
 from django.db.models import Q
 from pydantic import ValidationError as ShapeError
 
-from routes import document, syntax
-from routes.document import Part
+from routes import syntax
+from routes.parts import Part, bounds
 from routes.problems import Path, Row, dotted
 from routes.reading import explain
 
@@ -23,7 +23,7 @@ def bounded(table: str, shape: type[Part]) -> list[models.CheckConstraint]:
             name=f"{table}_{name}_bounds",
             violation_error_message=f"{name}: from {low} to {high}.",
         )
-        for name, (low, high) in document.bounds(shape).items()
+        for name, (low, high) in bounds(shape).items()
     ]
 
 

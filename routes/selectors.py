@@ -12,8 +12,9 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from gateway.plugins.registry import ConfigProblems, Registry
-from routes.document import FORMAT, PluginFields, RouteFields, TargetFields, UpstreamFields
+from routes.document import FORMAT, PluginFields, RouteFields
 from routes.models import ConfigVersion, PluginSetting, Route, RouteUpstream, Target, Upstream, WorkerReport
+from routes.upstreams import TargetFields, UpstreamFields
 
 #: A worker that has not reported for so long is gone; each reports every few seconds.
 WORKER_GONE_S = 15

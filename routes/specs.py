@@ -23,8 +23,9 @@ from gateway.proxy.snapshot import (
     WeightedUpstream,
     When,
 )
-from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry
+from routes.document import PluginEntry, RouteEntry
 from routes.syntax import status_ranges
+from routes.upstreams import TargetEntry, UpstreamEntry
 
 
 def upstream_spec(entry: UpstreamEntry) -> UpstreamSpec:

@@ -20,7 +20,9 @@ from gateway.reference import PAGES
 from gateway.server import refusals
 from routes import catalogue, portable
 from routes.compile import compile as compile_document
-from routes.document import Part, PluginEntry, RouteEntry, RouteUpstreamEntry, TargetEntry, UpstreamEntry
+from routes.document import PluginEntry, RouteEntry, RouteUpstreamEntry
+from routes.parts import Part
+from routes.upstreams import TargetEntry, UpstreamEntry
 
 DOCS = ROOT / "docs"
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]

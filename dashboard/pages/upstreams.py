@@ -18,10 +18,11 @@ from dashboard.breakdown import Day, TargetUsage, last_day
 from dashboard.figures import figures
 from dashboard.guards import GuardState, guarded
 from dashboard.page import Guarded, Page
-from routes.document import TargetFields, bounds
 from routes.health import Health, Healths
 from routes.models import RouteUpstream, Target, Upstream
+from routes.parts import bounds
 from routes.selectors import former_weights
+from routes.upstreams import TargetFields
 
 #: What a target without a past gets back.
 DEFAULT_WEIGHT: int = TargetFields.model_fields["weight"].default

@@ -23,7 +23,7 @@ from gateway.api.permissions import model_permission
 from gateway.api.problems import Conflict, Fault, Invalid, Path, PreconditionFailed, pointer, shape_faults
 from routes import services
 from routes.api.resources import Names, Resource
-from routes.document import Part
+from routes.parts import Part
 from routes.problems import CompileError, Problem, Row
 from routes.reading import address
 

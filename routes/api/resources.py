@@ -18,9 +18,11 @@ from routes import masking, selectors
 from routes.api.shapes import RouteWrite, SettingWrite, TargetWrite, UpstreamWrite, writable
 from routes.catalogue import fence, references, registry
 from routes.compile import config_problems, discovery_problems, tls_problems
-from routes.document import Part, PluginFields, RouteFields, TargetFields, UpstreamFields
+from routes.document import PluginFields, RouteFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
+from routes.parts import Part
 from routes.problems import Path
+from routes.upstreams import TargetFields, UpstreamFields
 
 R = TypeVar("R", bound=Model)
 Found = Iterator[tuple[Path, str]]

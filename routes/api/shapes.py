@@ -7,18 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from routes.document import (
-    ONE_PLACE,
-    Part,
-    PluginEntry,
-    PluginFields,
-    RouteEntry,
-    RouteFields,
-    RouteUpstreamEntry,
-    TargetFields,
-    UpstreamEntry,
-    UpstreamFields,
-)
+from routes.document import ONE_PLACE, PluginEntry, PluginFields, RouteEntry, RouteFields, RouteUpstreamEntry
+from routes.parts import Part
+from routes.upstreams import TargetFields, UpstreamEntry, UpstreamFields
 
 #: Fields of answers that mean nothing in a request: they may stand there, so that what was read can be sent back.
 READ_ONLY = frozenset({"id", "address", "created_at", "updated_at"})

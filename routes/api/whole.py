@@ -37,7 +37,8 @@ from routes.api.shapes import RouteRead, RouteWrite, TargetWrite
 from routes.api.views import WAIT, Rows
 from routes.catalogue import references, registry
 from routes.compile import config_problems
-from routes.document import Conditional, Part
+from routes.document import Conditional
+from routes.parts import Part
 
 
 class TargetUrl(Part):

@@ -4,8 +4,9 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError
 
-from routes.document import PluginFields, RouteFields, TargetFields, UpstreamFields
+from routes.document import PluginFields, RouteFields
 from routes.models import PluginSetting, Route, RouteUpstream, Target, Upstream
+from routes.upstreams import TargetFields, UpstreamFields
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("environment")]
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from gateway.plugins.registry import Registry
 from routes.compile import compile as compile_document
-from routes.document import PluginEntry, RouteEntry, TargetEntry, UpstreamEntry, canonical, digest
+from routes.document import PluginEntry, RouteEntry, canonical, digest
 from routes.problems import CompileError, Problem, pointer
 from routes.reading import read
+from routes.upstreams import TargetEntry, UpstreamEntry
 
 REGISTRY = Registry.load([], Path(__file__).parent / "plugins")
 
