@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any
 
 import prometheus_client
@@ -19,15 +19,15 @@ import prometheus_client.metrics
 import pytest
 import uvloop
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
-from django.conf import settings
-from django.db import connection, connections
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
-from gateway import asgi, runtime
+from gateway import asgi
 from gateway.runtime import Runtime
 from keys import services as keys
 from routes import portable, services
 from tests.server.front import Answer, Front, front
+from tests.worker import worker_here
 
 CLIENTS, ROUNDS = 10, 10
 CONFIGURATION = """
@@ -124,16 +124,8 @@ def key(transactional_db: None, plain_upstream: int) -> str:
 
 @pytest.fixture
 async def worker(key: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    environment = settings.ENVIRONMENT.model_copy(update={"redis_timeout_ms": 1000})
-    worker = Runtime(environment, settings.REDIS_URL, 0)
-    threads = ThreadPoolExecutor(1)  # one connection to PostgreSQL, closed when nothing will use it any more
-    worker.database._threads = threads
-    worker.database.close = lambda: threads.submit(connections.close_all)
-    monkeypatch.setattr(runtime, "current", lambda: worker)
-    await worker.start()
-    yield worker
-    await worker.stop()
-    threads.shutdown()
+    async with worker_here(monkeypatch) as worker:
+        yield worker
 
 
 async def ask(server: Front, head: bytes, rounds: int) -> Answer:

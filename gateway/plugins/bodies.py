@@ -11,6 +11,7 @@ import zlib
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
+from gateway.plugins.jq_helper import STRICT
 from gateway.proxy import headers
 from gateway.proxy.errors import BodyTooLarge
 from gateway.proxy.exchange import Exchange
@@ -89,21 +90,7 @@ def is_json(media: str) -> bool:
 def parsed(text: bytes) -> Any:
     """JSON by RFC 8259: no NaN, no number beyond a double, no endless nesting. Raises Unreadable."""
     try:
-        return _DECODER.decode(text.decode("utf-8-sig"))
+        return STRICT.decode(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be represented"
         raise Unreadable(f"It is no valid JSON: {reason}.") from error
-
-
-def _refused(word: str) -> Any:
-    raise ValueError(word)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError(text)
-    return number
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)  # `json.loads` would make one for each text

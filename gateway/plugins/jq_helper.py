@@ -76,7 +76,7 @@ def _run(program: Any, body: bytes) -> tuple[bytes, str]:
     """Raises ValueError with what the program says."""
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode()
-        _DECODER.decode(text)  # jq reads NaN, several texts one after the other and more
+        STRICT.decode(text)  # jq reads NaN, several texts one after the other and more
     except (ValueError, RecursionError) as error:
         return b"u", error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be represented"
     said = program.input_text(text).text()
@@ -107,7 +107,8 @@ def _finite(text: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)  # as gateway.plugins.bodies
+#: RFC 8259: no NaN, no number beyond a double. Here, for a script cannot ask `gateway.plugins.bodies`, which asks us.
+STRICT = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)
 
 if __name__ == "__main__":
     main()

@@ -8,15 +8,12 @@ import asyncio
 import gc
 import types
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import uvloop
-from django.conf import settings
-from django.db import connections
 
-from gateway import asgi, runtime
+from gateway import asgi
 from gateway.runtime import Runtime
 from keys import services as keys
 from routes import portable, services
@@ -24,6 +21,7 @@ from tests.hazards.targets import refusing, target
 from tests.server.front import front, until
 from tests.soak.kinds import FAULTS, Ask, Client, answered, behave, well
 from tests.upstream import Wire
+from tests.worker import worker_here
 
 CONFIGURATION = """
 format: 1
@@ -87,16 +85,8 @@ def key(transactional_db: None) -> Iterator[str]:
 
 @pytest.fixture
 async def worker(key: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
-    environment = settings.ENVIRONMENT.model_copy(update={"redis_timeout_ms": 1000})
-    worker = Runtime(environment, settings.REDIS_URL, 0)
-    threads = ThreadPoolExecutor(1)
-    worker.database._threads = threads
-    worker.database.close = lambda: threads.submit(connections.close_all)
-    monkeypatch.setattr(runtime, "current", lambda: worker)
-    await worker.start()
-    yield worker
-    await worker.stop()
-    threads.shutdown()
+    async with worker_here(monkeypatch) as worker:
+        yield worker
 
 
 async def leaves_while_waiting(client: Client) -> str:
