@@ -95,8 +95,7 @@ class DryRun:
 
     def _drop(self, exchange: Exchange) -> None:
         """What a client says in the plugin's place: the upstream may believe it."""
-        if owned := self._plugin.owned:
-            exchange.headers[:] = [pair for pair in exchange.headers if _canonical(pair[0]) not in owned]
+        headers.remove_owned(exchange.headers, self._plugin.owned)
 
 
 def would_refuse(exchange: Exchange, plugin: Plugin, error: GatewayError, reason: str = "") -> None:
@@ -136,10 +135,6 @@ def parted(detail: str) -> tuple[str, str]:
 def _verdicts(exchange: Exchange) -> dict[str, Verdict]:
     found: dict[str, Verdict] = exchange.notes.setdefault(_NOTE, {})
     return found
-
-
-def _canonical(name: bytes) -> bytes:
-    return name.replace(b"_", b"-").replace(b".", b"-")
 
 
 def _told(plugin: Plugin) -> bool:

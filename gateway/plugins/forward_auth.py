@@ -56,7 +56,7 @@ class ForwardAuth(Plugin):
         self._endpoint = Endpoint.of(config.uri, config.timeout_ms / 1000)
         self._shown = _names(config.request_headers)
         self._upstream = _names(config.upstream_headers)
-        self.owned = frozenset(name.replace(b"_", b"-").replace(b".", b"-") for name in self._upstream)
+        self.owned = frozenset(headers.canonical(name) for name in self._upstream)
         self._told = _names(config.client_headers)
         self._consumer = config.consumer_header.lower().encode()
 
@@ -100,10 +100,7 @@ class ForwardAuth(Plugin):
 
     def _drop(self, exchange: Exchange) -> None:
         """What only the service may say, with names an upstream may take for the same (`X_User` for `X-User`)."""
-        if owned := self.owned:
-            exchange.headers[:] = [
-                pair for pair in exchange.headers if pair[0].replace(b"_", b"-").replace(b".", b"-") not in owned
-            ]
+        headers.remove_owned(exchange.headers, self.owned)
 
     async def _identify(self, exchange: Exchange, reply: Reply) -> None:
         name = (headers.get(reply.headers, self._consumer) or b"").decode("utf-8", "replace")

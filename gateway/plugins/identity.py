@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -74,7 +73,7 @@ class Identity:
         self._by, self._required, self._kind, self._lookup = config.consumer_by, config.consumer_required, kind, lookup
         self._claim, self._groups_claim = config.consumer_claim, config.groups_claim
         self._set = [(entry.claim, entry.header.lower().encode()) for entry in config.claims_to_headers]
-        self.owned = frozenset(canonical(name) for _, name in self._set)
+        self.owned = frozenset(headers.canonical(name) for _, name in self._set)
 
     def read(self, said: dict[str, Any]) -> Who:
         """Raises BadToken."""
@@ -129,8 +128,7 @@ class Identity:
 
     def drop(self, exchange: Exchange) -> None:
         """What only a token may say, also under names that an upstream may read as the same (`X_User` for `X-User`)."""
-        if owned := self.owned:
-            exchange.headers[:] = [pair for pair in exchange.headers if canonical(pair[0]) not in owned]
+        headers.remove_owned(exchange.headers, self.owned)
 
 
 class ConsumerDisabled(BadToken):
@@ -142,8 +140,3 @@ def code_of(error: BadToken) -> str:
     if isinstance(error, ConsumerDisabled):
         return "consumer_disabled"
     return "token_expired" if isinstance(error, ExpiredToken) else "token_invalid"
-
-
-@lru_cache(maxsize=4096)
-def canonical(name: bytes) -> bytes:
-    return name.replace(b"_", b"-").replace(b".", b"-")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.headers import HOP_BY_HOP, connection_options, get, get_all
+from gateway.proxy.headers import HOP_BY_HOP, canonical, connection_options, get, get_all
 
 #: Fields only the gateway may set upstream (design: names from outside). `Expect` is answered by our own server.
 _OWNED = frozenset({b"forwarded", b"x-real-ip", b"x-credential-identifier", b"x-anonymous-consumer", b"expect"})
@@ -51,9 +51,9 @@ class Downstream:
 
     def _drops(self, name: bytes) -> bool:
         """Hop-by-hop, or ours, or a look-alike of ours by `_` or `.`. Remembered: clients use few names."""
-        canonical = name.replace(b"_", b"-").replace(b".", b"-")
-        owned = canonical in _OWNED or canonical.startswith(_OWNED_PREFIXES)
-        drops = owned or canonical in HOP_BY_HOP or name == b"host" or canonical in _FRAMING - {name}
+        read = canonical(name)
+        owned = read in _OWNED or read.startswith(_OWNED_PREFIXES)
+        drops = owned or read in HOP_BY_HOP or name == b"host" or read in _FRAMING - {name}
         if len(self._dropped) < 2000 and len(name) <= 64:  # bounds against made-up names
             self._dropped[name] = drops
         return drops

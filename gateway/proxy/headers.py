@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 Pair = tuple[bytes, bytes]
 Pairs = list[Pair]
@@ -43,6 +44,18 @@ def get_all(pairs: Iterable[Pair], name: bytes) -> list[bytes]:
 
 def remove(pairs: Pairs, name: bytes) -> None:
     pairs[:] = [pair for pair in pairs if pair[0] != name]
+
+
+@lru_cache(maxsize=4096)
+def canonical(name: bytes) -> bytes:
+    """As an upstream may read it: `x_user` and `x.user` for `x-user`."""
+    return name.replace(b"_", b"-").replace(b".", b"-")
+
+
+def remove_owned(pairs: Pairs, owned: frozenset[bytes]) -> None:
+    """All that an upstream may take for one of these, which are canonical."""
+    if owned:
+        pairs[:] = [pair for pair in pairs if canonical(pair[0]) not in owned]
 
 
 def put(pairs: Pairs, name: bytes, value: bytes) -> None:
