@@ -135,9 +135,7 @@ class Syslog(Plugin):
                 await self._send(messages)
         except TimeoutError:
             return f"{self.config.server} did not take them within {self.config.timeout_ms} ms"
-        except UpstreamForbidden as error:
-            return f"{self.config.server}: {error}"
-        except OSError as error:  # of TLS, too
+        except (UpstreamForbidden, OSError) as error:  # of TLS, too
             return f"{self.config.server}: {error}"
         return None
 
