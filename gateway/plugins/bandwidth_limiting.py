@@ -23,6 +23,8 @@ from gateway.proxy.exchange import Exchange, Paced
 MAX_CALLERS = 4096
 MAX_PIECE_BYTES = 65_536
 PIECES_PER_S = 10
+#: Nobody sleeps for less: what was sent too early is waited for with the next piece.
+LEAST_WAIT_S = 0.0001
 
 
 class BandwidthLimitingConfig(PluginConfig):
@@ -48,7 +50,8 @@ class Pace:
         """Seconds to wait before these bytes may go."""
         now_s = self._clock()
         self.due_s = max(self.due_s, now_s - self._burst_s) + size / self._rate
-        return max(0.0, self.due_s - now_s)
+        wait_s = self.due_s - now_s
+        return wait_s if wait_s >= LEAST_WAIT_S else 0.0
 
 
 class BandwidthLimiting(Plugin):
