@@ -18,6 +18,7 @@ import redis.asyncio
 
 from gateway.proxy.histogram import merge, percentile
 from gateway.proxy.live import CHANNEL, WATCH, WATCH_ROWS
+from gateway.proxy.tasks import ended
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +94,7 @@ class Feed:
                     await asyncio.sleep(1 - (time() + 0.5) % 1)
                     self._tell()
             finally:
-                listening.cancel()
-                await asyncio.wait([listening])
+                await ended([listening])
 
     async def _keep_watching(self, client: Any) -> None:
         try:

@@ -71,7 +71,8 @@ class Watcher(threading.Thread):
                 logger.exception("watching the targets failed")
             changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), TURN_S)
+                async with asyncio.timeout(TURN_S):
+                    await changed.wait()
         await prober.aclose()
         await discovery.aclose()
         await calls.aclose()

@@ -43,7 +43,8 @@ class Database:
         future = asyncio.get_running_loop().run_in_executor(self._threads, lambda: _in_thread(call, *args, **kwargs))
         future.add_done_callback(self._done)
         try:
-            result = await asyncio.wait_for(asyncio.shield(future), 2.0)
+            async with asyncio.timeout(2.0):  # `wait_for` may swallow a cancellation that comes with the result
+                result = await asyncio.shield(future)
         except (TimeoutError, DatabaseError, InterfaceError) as error:
             if self.degraded_since is None:
                 self.degraded_since = monotonic()

@@ -49,6 +49,7 @@ from gateway.proxy.segments import spool_dir
 from gateway.proxy.shadows import Shadows
 from gateway.proxy.sightings import Sighting
 from gateway.proxy.snapshot import TargetSpec
+from gateway.proxy.tasks import ended
 from gateway.proxy.tracing import Traces
 from gateway.proxy.transport import Transports
 from gateway.proxy.watch import Watch
@@ -144,7 +145,8 @@ class Runtime:
             await self.batcher.start()
             await self.journal.start()
             with contextlib.suppress(TimeoutError):
-                self.discovery.recall(await asyncio.wait_for(asyncio.to_thread(self.board.discovered), DISCOVERY_S))
+                async with asyncio.timeout(DISCOVERY_S):
+                    self.discovery.recall(await asyncio.to_thread(self.board.discovered))
             try:
                 await self._refresh()
             except DatabaseUnavailable as error:
@@ -160,9 +162,7 @@ class Runtime:
             self.started = True
 
     async def stop(self) -> None:
-        for task in (*self._tasks, *self._rechecks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._rechecks, return_exceptions=True)
+        await ended((*self._tasks, *self._rechecks))
         await self.discovery.aclose()
         await self.loader.aclose()
         await self.journal.aclose()
@@ -186,7 +186,8 @@ class Runtime:
     async def _poll(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._nudged.wait()
             self._nudged.clear()
             with contextlib.suppress(RedisUnavailable):  # so that `degraded` is true without traffic, too
                 await self.batcher.command("PING")

@@ -21,7 +21,8 @@ from gateway.plugins.websocket_limits import WebsocketLimits, WebsocketLimitsCon
 from gateway.proxy import metrics
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.roster import OpenSocket
-from gateway.proxy.websocket import UpstreamSocket, finished
+from gateway.proxy.tasks import ended
+from gateway.proxy.websocket import UpstreamSocket
 from gateway.server.flow import Flow, NoFlow
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -169,7 +170,7 @@ class ProxyConsumer(AsyncWebsocketConsumer):
         if self.open is not None:
             self._leave(self.open, f"closed with {code}{f' by {by}' if by else ''}")
         if self.reader is not None:
-            await finished(self.reader)
+            await ended([self.reader])
         if code in (ABNORMAL, 1015):
             self.upstream.abort()
         elif self.upstream.connection is not None:

@@ -31,6 +31,7 @@ from gateway.plugins.level import Entry, Level
 from gateway.plugins.purges import MAX_PURGES, Purge, Purges
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.headers import Pairs
+from gateway.proxy.tasks import ended
 
 MAX_BYTES = 16 << 20  # of the worker's level
 MAX_KEPT_S = 86_400  # whatever the answer says: purges need not be remembered for longer
@@ -336,9 +337,7 @@ class Store:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
         if self._redis is not None and self._begun:
             await self._redis.aclose()
 

@@ -30,6 +30,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.limits import Limit, LimitState, LocalCounters
+from gateway.proxy.tasks import ended
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,7 @@ class Batcher:
     async def aclose(self) -> None:
         """Whatever still waits fails with RedisUnavailable."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await ended([self._task])
             self._task = None
         self._fail(self._drained())
         self._degrade()

@@ -30,6 +30,7 @@ from gateway.plugins.endpoints import Caller, Endpoint
 from gateway.proxy.errors import GatewayError
 from gateway.proxy.fence import Fence, is_host
 from gateway.proxy.snapshot import DiscoveryPolicy, TargetSpec, UpstreamSpec
+from gateway.proxy.tasks import ended
 
 logger = logging.getLogger(__name__)
 
@@ -158,10 +159,7 @@ class Discovery:
             yield Discovered(name, policy.kind, policy.source, source.state, source.error, source.refreshed_s, targets)
 
     async def aclose(self) -> None:
-        tasks = [source.task for source in self._sources.values() if source.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(source.task for source in self._sources.values() if source.task is not None)
         self._sources.clear()
 
     # --- one source

@@ -20,6 +20,7 @@ from gateway.proxy.fence import FENCE, Fence
 from gateway.proxy.health import Probed, probed
 from gateway.proxy.sightings import Key
 from gateway.proxy.snapshot import ProbePolicy, TargetSpec, UpstreamSpec
+from gateway.proxy.tasks import ended
 from gateway.proxy.transport import NO_BODY, Timeouts, transport_to
 
 BODY_MAX_BYTES = 64 * 1024
@@ -84,10 +85,7 @@ class Prober:
             await asyncio.sleep(max(0.0, interval_s - took_s))
 
     async def aclose(self) -> None:
-        loops = [task for _, task in self._loops.values()]
-        for task in loops:
-            task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await ended(task for _, task in self._loops.values())
 
 
 async def probe(upstream: UpstreamSpec, target: TargetSpec, policy: ProbePolicy, fence: Fence = FENCE) -> str:

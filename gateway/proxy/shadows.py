@@ -26,6 +26,7 @@ from gateway.proxy.forward import request_headers, request_target
 from gateway.proxy.headers import Pairs
 from gateway.proxy.messages import NO_BODY, UpstreamRequest
 from gateway.proxy.snapshot import UpstreamSpec
+from gateway.proxy.tasks import ended
 from gateway.proxy.transport import Transports, transport_key
 
 #: Of an answer that is read so that its connection can be used again; a longer one ends with its connection.
@@ -128,7 +129,5 @@ class Shadows:
         )
 
     async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
         await self._transports.aclose()

@@ -43,7 +43,9 @@ class Watch:
 
     async def begin(self) -> None:
         """Before the first request: what the node knows of its targets, also of workers that this one replaces."""
-        self._hear(await asyncio.wait_for(asyncio.to_thread(self._read), BEGIN_S))
+        async with asyncio.timeout(BEGIN_S):
+            found = await asyncio.to_thread(self._read)
+        self._hear(found)
 
     async def turn(self) -> None:
         """Marks in the balancer who is down, and who is ejected."""

@@ -232,9 +232,3 @@ def _deliver(exchange: Exchange, response: Any) -> None:
     append_token(exchange.response_headers, b"via", VIA)
     exchange.answer_body = bytes(response.body or b"")
     exchange.response_headers.append((b"content-length", b"%d" % len(exchange.answer_body)))
-
-
-async def finished(task: asyncio.Task[None]) -> None:
-    """Ends a task of ours, whatever it does."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
