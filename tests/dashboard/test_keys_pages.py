@@ -127,7 +127,8 @@ def test_ten_thousand_keys_are_as_many_queries_as_one(operator, key, django_asse
             "FROM keys_apikey, generate_series(0, 30) AS n",
             [hour],
         )
-        cursor.execute("ANALYZE usage_calls")
+        # As a database in use does by itself: plans made for the empty tables of other tests take seconds.
+        cursor.execute("ANALYZE usage_calls, keys_apikey, keys_consumer")
     with django_assert_num_queries(len(few)):
         answer = operator.get(KEYS)
     assert len(answer.context["lines"]) == 50
@@ -139,7 +140,7 @@ def test_ten_thousand_keys_are_as_many_queries_as_one(operator, key, django_asse
         with CaptureQueriesContext(connection) as queries:
             operator.get(KEYS, {"q": "c77"})
         taken_s.append(min(watch.s, sum(float(query["time"]) for query in queries)))
-    assert min(taken_s) < 0.3
+    assert min(taken_s) < 0.3, max(queries, key=lambda query: float(query["time"]))
 
 
 def test_consumers_are_listed_with_their_working_keys(operator, one_of_each):
