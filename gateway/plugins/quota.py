@@ -68,7 +68,7 @@ class Quota(Plugin):
         super().__init__(config, resources, setting_id)
         self._identity = identity(config.by)
         self._quotas: list[tuple[Period, int]] = []
-        self._prefixes: list[str] = []
+        self._counters: list[tuple[str, Limit]] = []  # their keys' beginnings, and what is left of the periods
         self._until_s = -math.inf  # so long they are right
 
     async def access(self, exchange: Exchange) -> None:
@@ -76,10 +76,7 @@ class Quota(Plugin):
         if now_s >= self._until_s:
             self._turn(now_s)
         caller = self._identity(exchange)
-        unit = [
-            (prefix + caller, Limit("period", quota, found.end_s - now_s))
-            for prefix, (found, quota) in zip(self._prefixes, self._quotas, strict=True)
-        ]
+        unit = [(prefix + caller, limit) for prefix, limit in self._counters]
         try:
             states = await self.resources.limiter.check(unit)
         except RedisUnavailable:
@@ -107,12 +104,14 @@ class Quota(Plugin):
             exchange.response_headers[:] = kept + fields
 
     def _turn(self, now_s: float) -> None:
-        """A period began."""
+        """A second is over, and maybe a period: clients are told in whole seconds when it ends."""
         self._quotas = quotas = self.config.quotas(now_s)
-        self._until_s = min(found.end_s for found, _ in quotas)
-        self._prefixes = [counter_prefix(self.setting_id, found) for found, _ in quotas]
+        self._until_s = min(now_s + 1, *(found.end_s for found, _ in quotas))
+        prefixes = [counter_prefix(self.setting_id, found) for found, _ in quotas]
+        lefts = [Limit("period", quota, found.end_s - now_s) for found, quota in quotas]
+        self._counters = list(zip(prefixes, lefts, strict=True))
         limits = tuple(Limit("period", quota, found.end_s - found.start_s) for found, quota in quotas)
-        self._rule = Rule(limits, self._prefixes, [f'"{quota}-per-{found.unit}"' for found, quota in quotas])
+        self._rule = Rule(limits, prefixes, [f'"{quota}-per-{found.unit}"' for found, quota in quotas])
 
     def _refused(self, exchange: Exchange, caller: str, states: Sequence[LimitState]) -> Reject:
         full = max(range(len(states)), key=lambda i: states[i].retry_after_s)

@@ -133,10 +133,13 @@ class Rule:
         self.most = min((limit.capacity for limit in limits), default=0)
         self._prefixes = list(zip(prefixes, limits, strict=True))
         self._capacities = [str(limit.capacity).encode() for limit in limits]
-        self._names = list(names) or [_policy_name(limit) for limit in limits]
-        self._policy = ", ".join(
-            f"{name};q={limit.capacity};w={_window_s(limit)}" for name, limit in zip(self._names, limits, strict=True)
-        ).encode()
+        self._names = [name.encode() for name in names] or [_policy_name(limit) for limit in limits]
+        self._policy = b", ".join(
+            [
+                b"%b;q=%d;w=%d" % (name, limit.capacity, _window_s(limit))
+                for name, limit in zip(self._names, limits, strict=True)
+            ]
+        )
 
     def unit(self, caller: str) -> list[tuple[str, Limit]]:
         return [(prefix + caller, limit) for prefix, limit in self._prefixes]
@@ -149,15 +152,16 @@ class Rule:
                 range(len(states)), key=lambda i: (states[i].allowed, states[i].remaining, -states[i].reset_s)
             )
         rests = [
-            f"{name};r={s.remaining};t={math.ceil(s.reset_s)}" for name, s in zip(self._names, states, strict=True)
+            b"%b;r=%d;t=%d" % (name, s.remaining, math.ceil(s.reset_s))
+            for name, s in zip(self._names, states, strict=True)
         ]
         state = states[tightest]
         return [
             (b"ratelimit-policy", self._policy),
-            (b"ratelimit", ", ".join(rests).encode()),
+            (b"ratelimit", b", ".join(rests)),
             (b"x-ratelimit-limit", self._capacities[tightest]),
-            (b"x-ratelimit-remaining", str(state.remaining).encode()),
-            (b"x-ratelimit-reset", str(math.ceil(state.reset_s)).encode()),
+            (b"x-ratelimit-remaining", b"%d" % state.remaining),
+            (b"x-ratelimit-reset", b"%d" % math.ceil(state.reset_s)),
         ]
 
 
@@ -166,9 +170,9 @@ def seconds_to_wait(states: Sequence[LimitState]) -> int:
     return math.ceil(max([state.retry_after_s for state in states]))
 
 
-def _policy_name(limit: Limit) -> str:
+def _policy_name(limit: Limit) -> bytes:
     """A quoted string of structured fields, unique because windows are."""
-    return f'"{limit.limit}-per-{limit.window_s:g}s"'
+    return f'"{limit.limit}-per-{limit.window_s:g}s"'.encode()
 
 
 def _window_s(limit: Limit) -> int:

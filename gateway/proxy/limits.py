@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Algorithm = Literal["token-bucket", "leaky-bucket", "sliding-window", "fixed-window", "period"]
@@ -42,15 +42,17 @@ class Limit:
     limit: int
     window_s: float
     burst: int = 0
+    window_ms: int = field(init=False, repr=False, compare=False)
+    capacity: int = field(init=False, repr=False, compare=False)  # the most units that can be taken at once
+    spec: str = field(init=False, repr=False, compare=False)  # all of it, as `limits.lua` reads it
 
-    @property
-    def window_ms(self) -> int:
-        return max(1, round(self.window_s * 1000))
-
-    @property
-    def capacity(self) -> int:
-        """The most units that can be taken at once."""
-        return self.burst if self.burst and self.algorithm in BUCKETS else self.limit
+    def __post_init__(self) -> None:
+        """Written down once: requests ask for these."""
+        window_ms = max(1, round(self.window_s * 1000))
+        capacity = self.burst if self.burst and self.algorithm in BUCKETS else self.limit
+        object.__setattr__(self, "window_ms", window_ms)
+        object.__setattr__(self, "capacity", capacity)
+        object.__setattr__(self, "spec", f"{self.algorithm[0]}:{self.limit}:{window_ms}:{capacity}")
 
     @property
     def exact(self) -> bool:

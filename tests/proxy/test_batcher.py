@@ -18,6 +18,7 @@ from django.conf import settings
 
 from gateway.embedded import programs
 from gateway.proxy import batcher as module
+from gateway.proxy import tasks
 from gateway.proxy.batcher import Batcher
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.limits import Algorithm, Limit
@@ -275,6 +276,65 @@ async def test_a_server_that_cannot_write_counts_as_away(private: PrivateServer,
         assert not batcher.available
         await server.replicaof("NO", "ONE")
         await until(lambda: batcher.available, within_s=3)
+
+
+@asynccontextmanager
+async def relayed(server: PrivateServer) -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
+    """A URL that leads to the server byte by byte, and the ways back to whoever has connected there."""
+    path = str(server.directory / "relay.sock")
+    clients: list[asyncio.StreamWriter] = []
+    ended = asyncio.Event()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: int) -> None:
+        while data := await reader.read(piece):
+            writer.write(data)
+            await asyncio.sleep(0)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.append(writer)
+        replies, commands = await asyncio.open_unix_connection(str(server.socket))
+        ways = [
+            asyncio.ensure_future(carry(reader, commands, 65_536)),
+            asyncio.ensure_future(carry(replies, writer, 1)),
+        ]
+        await asyncio.wait([*ways, over], return_when=asyncio.FIRST_COMPLETED)
+        await tasks.ended(ways)
+        for end in (commands, writer):
+            end.close()
+            await asyncio.gather(end.wait_closed(), return_exceptions=True)
+
+    over = asyncio.ensure_future(ended.wait())
+    listening = await asyncio.start_unix_server(relay, path)
+    async with listening:
+        yield f"unix://{path}?db=0", clients
+        ended.set()
+        await until(lambda: all(client.transport.is_closing() for client in clients), within_s=2)
+
+
+async def test_replies_that_come_in_pieces_are_put_together(private: PrivateServer, key: str) -> None:
+    async with relayed(private) as (url, _), started(url) as batcher:
+        unit = [(key, Limit("sliding-window", 100, 60.0))]
+        text = b"x" * 300
+        *checks, stored, read = await asyncio.gather(
+            *(batcher.check(unit) for _ in range(20)), batcher.command("SET", key + "t", text),
+            batcher.command("GET", key + "t"),
+        )  # fmt: skip
+        assert [states[0].remaining for states in checks] == list(range(99, 79, -1))
+        assert (stored, read) == (b"OK", text)
+
+
+@pytest.mark.parametrize("said", [b"+MORE\r\n", b"no redis speaks so\r\n", b"$-7\r\n"])
+async def test_who_says_what_nobody_asked_for_is_not_believed_any_more(
+    private: PrivateServer, key: str, said: bytes
+) -> None:
+    unit = [(key, Limit("fixed-window", 5, 60.0))]
+    async with relayed(private) as (url, clients), started(url) as batcher:
+        assert (await batcher.check(unit))[0].remaining == 4
+        clients[-1].write(said)
+        await until(lambda: not batcher.available, within_s=2)
+        await until(lambda: batcher.available, within_s=3)  # over another connection
+        assert (await batcher.check(unit))[0].remaining == 3
+        assert len(clients) == 2
 
 
 async def test_starting_without_redis_is_degraded_not_broken() -> None:
