@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.headers import HOP_BY_HOP, canonical, connection_options, get, get_all
+from gateway.proxy.headers import HOP_BY_HOP, Given, Pairs, canonical, connection_options, get, get_all
 
 #: Fields only the gateway may set upstream (design: names from outside). `Expect` is answered by our own server.
 _OWNED = frozenset({b"forwarded", b"x-real-ip", b"x-credential-identifier", b"x-anonymous-consumer", b"expect"})
@@ -27,20 +27,27 @@ class Downstream:
     def read(self, exchange: Exchange) -> None:
         """Fill host, scheme, port and addresses of the exchange, and leave only end-to-end fields in its headers."""
         pairs = exchange.headers
-        host, connection = b"", False
+        read = pairs.read if type(pairs) is Given else None
+        if read is None:
+            read = self._read(pairs)
+            if type(pairs) is Given:
+                pairs.read = read
+        kept, exchange.authority, exchange.host = read
+        if self._trusted and self.trusts(exchange.peer_ip):
+            exchange.peer_trusted = True
+            self._believe(exchange)
+        exchange.headers = kept.copy()
+
+    def _read(self, pairs: Pairs) -> tuple[Pairs, bytes, str]:
+        host, named = b"", frozenset[bytes]()
         for name, value in pairs:
             if name == b"host":
                 host = value
             elif name == b"connection":
-                connection = True
-        exchange.authority, exchange.host = host, host_name(host)
-        if self._trusted and self.trusts(exchange.peer_ip):
-            exchange.peer_trusted = True
-            self._believe(exchange)
+                named = connection_options(pairs) - _FRAMING
         dropped = self._dropped
-        named = connection_options(pairs) - _FRAMING if connection else ()
         kept = [p for p in pairs if not (dropped[p[0]] if p[0] in dropped else self._drops(p[0]))]
-        exchange.headers = [p for p in kept if p[0] not in named] if named else kept
+        return [p for p in kept if p[0] not in named] if named else kept, host, host_name(host)
 
     def trusts(self, address: str) -> bool:
         try:

@@ -20,6 +20,17 @@ class Lasting(Pairs):
         self.sent: tuple[int, bytes, int | None] | None = None  # status, status line and fields, length of the body
 
 
+class Given(Pairs):
+    """Fields that a client has sent, and may send again over the same connection. Nobody changes them, so who has read
+    them may keep in `read` what they say: end-to-end fields, authority, host."""
+
+    __slots__ = ("read",)
+
+    def __init__(self, pairs: Iterable[Pair] = ()) -> None:
+        super().__init__(pairs)
+        self.read: tuple[Pairs, bytes, str] | None = None
+
+
 #: RFC 9110 §7.6.1 and RFC 9112: meaningful for one connection only, never forwarded.
 HOP_BY_HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization",
@@ -66,11 +77,11 @@ def put(pairs: Pairs, name: bytes, value: bytes) -> None:
 
 def append_token(pairs: Pairs, name: bytes, token: bytes) -> None:
     """Add one member to a comma-separated list field (`Vary`, `Via`), joining repeats into one line (RFC 9110 §5.3)."""
-    values = get_all(pairs, name)
-    if values:
-        put(pairs, name, b", ".join([*values, token]))
-    else:
-        pairs.append((name, token))
+    for pair in pairs:
+        if pair[0] == name:
+            put(pairs, name, b", ".join([*get_all(pairs, name), token]))
+            return
+    pairs.append((name, token))
 
 
 def vary(pairs: Pairs, name: bytes) -> None:

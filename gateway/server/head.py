@@ -1,9 +1,11 @@
-"""Bytes → one request head, strictly (RFC 9112 §2 to §6). Pure: no I/O, no state.
+"""Bytes → one request head, strictly (RFC 9112 §2 to §6). No I/O.
 
 There is one reading of a head, and it is this one: what does not match the grammar is refused, never repaired.
 Two compiled patterns do the work, in C and in linear time (possessive quantifiers: nothing to backtrack into);
 the framing fields are then judged by name. This costs a little less than llhttp with a second, strict scan for what
 llhttp lets through; `tests/server/test_head.py` checks that llhttp reads every accepted head in the same way.
+
+Over one connection the fields of most requests are the same, byte for byte: then they are not read again (`Block`).
 
 Refused here, although seen in the wild: bare CR or LF, folded lines, space before the colon, control bytes, a
 Content-Length next to Transfer-Encoding, several Hosts, `#` in a target, HTTP/0.9.
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import unquote_to_bytes
 
-from gateway.proxy.headers import Pairs
+from gateway.proxy.headers import Given, Pairs
 from gateway.server.limits import Limits
 from gateway.server.refusals import (
     BadPath,
@@ -42,9 +44,23 @@ _AUTHORITY = re.compile(
     rb"(?:[0-9A-Za-z._~\-]{1,255}+|\[[0-9A-Fa-f:.]{2,45}+\])"
     rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
+MAX_REMEMBERED_BYTES = 4096  # of the fields of an idle connection
 _JUDGED = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
 _Judged = dict[bytes, list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The fields of a head, judged. Good for a later head of the same version with the same `text`."""
+
+    text: bytes
+    modern: bool  # HTTP/1.1
+    headers: Given
+    length: int | None
+    keep_alive: bool
+    expect: bool
+    websocket: bool  # if the method is GET
 
 
 @dataclass(slots=True)
@@ -62,15 +78,17 @@ class Head:
     keep_alive: bool
     expect: bool
     websocket: bool
+    block: Block
 
 
 class HeadReader:
     """Gathers one head after another from packets of any size."""
 
-    __slots__ = ("_limits", "pending")
+    __slots__ = ("_last", "_limits", "pending")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._last: Block | None = None
         self.pending = bytearray()  # the beginning of a head
 
     def feed(self, data: bytes) -> tuple[Head, bytes] | None:
@@ -90,7 +108,9 @@ class HeadReader:
             self.pending.clear()
         if end + 4 > self._limits.max_head_bytes:
             raise HeadTooLarge
-        return read(data, end + 4, self._limits), data[end + 4 :]
+        head = read(data, end + 4, self._limits, self._last)
+        self._last = head.block if len(head.block.text) <= MAX_REMEMBERED_BYTES else None
+        return head, data[end + 4 :]
 
     def _check_beginning(self, searched: int) -> None:
         """Raises if it can never become a good head."""
@@ -103,47 +123,63 @@ class HeadReader:
             raise BadRequest("Lines end with CR LF.")
 
 
-def read(data: bytes, end: int, limits: Limits) -> Head:
-    """`data[:end]` is one head with the empty line that ends it. Raises a GatewayError, after which: close."""
+def read(data: bytes, end: int, limits: Limits, last: Block | None = None) -> Head:
+    """`data[:end]` is one head with the empty line that ends it; `last`: of the head before it. Raises a GatewayError,
+    after which: close."""
     line = _LINE.match(data)
     if line is None or line.end() - 2 > limits.max_line_bytes:
         _explain(data, limits)
-    headers, judged = _fields(data, line.end(), end - 2, limits)
-    method, target, minor = line[1].decode(), line[2], line[3]
-    modern = minor == b"1"
+    method, target, modern = line[1].decode(), line[2], line[3] == b"1"
+    text = data[line.end() : end - 2]
+    block = last if last is not None and last.text == text and last.modern is modern else _block(text, modern, limits)
     if method in ("CONNECT", "TRACE"):
         raise MethodRefused
-    _check_host(judged, modern)
+    headers: Pairs = block.headers
     if target[0] != 47:  # "/"
-        target = _reduce(method, target, headers)
+        target, headers = _reduce(method, target, headers)
     elif b"#" in target:
         raise BadPath("A request target has no fragment.")
     raw_path, _, query = target.partition(b"?")
-    length = _body_length(judged, modern)
-    options = _tokens(judged.get(b"connection"))
     return Head(
         method,
         "1.1" if modern else "1.0",
         target,
-        _decode(raw_path),
+        _decode(raw_path) if b"%" in raw_path else raw_path.decode("ascii"),
         raw_path,
         query,
+        headers,
+        block.length,
+        block.keep_alive,
+        block.expect,
+        block.websocket and method == "GET",
+        block,
+    )
+
+
+def _block(text: bytes, modern: bool, limits: Limits) -> Block:
+    headers, judged = _fields(text, limits)
+    _check_host(judged, modern)
+    length = _body_length(judged, modern)
+    options = _tokens(judged.get(b"connection"))
+    return Block(
+        text,
+        modern,
         headers,
         length,
         b"close" not in options if modern else b"keep-alive" in options and b"close" not in options,
         modern and _expects(judged) and length != 0,
-        modern and method == "GET" and b"upgrade" in options and b"websocket" in _tokens(judged.get(b"upgrade")),
+        modern and b"upgrade" in options and b"websocket" in _tokens(judged.get(b"upgrade")),
     )
 
 
-def _fields(data: bytes, start: int, end: int, limits: Limits) -> tuple[Pairs, _Judged]:
+def _fields(text: bytes, limits: Limits) -> tuple[Given, _Judged]:
     """All fields in order, and again by name those that say how to read on."""
-    fields = _FIELD.findall(data, start, end)
-    if len(fields) != data.count(b"\n", start, end):
+    fields = _FIELD.findall(text)
+    if len(fields) != text.count(b"\n"):
         raise BadRequest("A header field is malformed: 'Name: value', no folding, no control characters.")
     if len(fields) > limits.max_headers:
         raise HeadTooLarge
-    headers: Pairs = []
+    headers = Given()
     judged: _Judged = {}
     for name, value in fields:
         name, value = name.lower(), value.rstrip(b" \t")
@@ -178,23 +214,20 @@ def _check_host(judged: _Judged, modern: bool) -> None:
         raise BadRequest("Exactly one valid Host header is required.")
 
 
-def _reduce(method: str, target: bytes, headers: Pairs) -> bytes:
+def _reduce(method: str, target: bytes, headers: Pairs) -> tuple[bytes, Pairs]:
     """Absolute form: its authority becomes the Host (RFC 9112 §3.2.2) and the rest the target. `*`: for OPTIONS."""
     if target == b"*" and method == "OPTIONS":
-        return target
+        return target, headers
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or not _AUTHORITY.fullmatch(absolute[1]) or b"#" in absolute[2]:
         raise BadPath
-    headers[:] = [pair for pair in headers if pair[0] != b"host"]
-    headers.insert(0, (b"host", absolute[1]))
+    headers = [(b"host", absolute[1]), *(pair for pair in headers if pair[0] != b"host")]
     if not absolute[2] and method == "OPTIONS":
-        return b"*"
-    return absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        return b"*", headers
+    return absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2], headers
 
 
 def _decode(raw_path: bytes) -> str:
-    if b"%" not in raw_path:
-        return raw_path.decode("ascii")
     return unquote_to_bytes(raw_path).decode("utf-8", "replace")
 
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.plugins.base import Plugin
 from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Answer, Consumer, Exchange
-from gateway.proxy.headers import get, get_all
+from gateway.proxy.headers import Given, get, get_all
 from tests.proxy.gatewaying import Bench, NoConfig, request, route, setting, table, target, upstream
 from tests.running import Stopwatch
 from tests.upstream import OK, Wire, answering, once, serving, until
@@ -100,6 +100,22 @@ async def test_a_request_is_forwarded_with_its_own_bytes_and_the_gateways_fields
     } <= set(head)  # fmt: skip
     assert get(exchange.response_headers or [], b"via") == b"1.1 hydragate"
     assert (exchange.config_version, exchange.tries, exchange.target) == (7, 1, f"127.0.0.1:{up.port}")
+
+
+async def test_what_one_request_changes_the_next_one_of_its_connection_does_not_see() -> None:
+    """Both have the same list of fields, which the server has read once."""
+    given = Given([(b"host", b"api.test"), (b"x-two", b"2"), (b"connection", b"x-hop"), (b"x-hop", b"1")])
+    routing = table([route("r", "/*")], only(9), [Stamp, Mock], [setting(Stamp, number=1), setting(Mock, number=2)])
+    async with Bench(routing) as bench:
+        for _ in range(3):
+            exchange = request("/")
+            exchange.headers = given
+            await bench.pipeline.handle(exchange)
+            assert exchange.headers == [(b"x-two", b"2"), (b"x-stamp", b"1")]
+            assert (exchange.authority, exchange.host) == (b"api.test", "api.test")
+            await bench.pipeline.finish(exchange, "ok")
+    assert len(given) == 4
+    assert given.read is not None
 
 
 @pytest.mark.parametrize(

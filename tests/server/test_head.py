@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import httptools
 import pytest
 from hypothesis import assume, example, given, settings
@@ -233,3 +235,52 @@ def test_llhttp_reads_what_we_accept_in_the_same_way(line: bytes, fields: list[b
     theirs = Llhttp(data[:end])
     assert (ours.method, ours.target, ours.version) == (theirs.method, theirs.target, theirs.version)
     assert ours.headers == theirs.headers
+
+
+# --- one head after another on one connection -------------------------------------------------------------------------
+
+
+def fed(reader: head.HeadReader, data: bytes) -> head.Head | str:
+    try:
+        found = reader.feed(data)
+    except GatewayError as error:
+        reader.pending.clear()
+        return error.code
+    assert found is not None
+    return dataclasses.replace(found[0], block=BLOCK)  # all but how it was read
+
+
+BLOCK = read(b"GET / HTTP/1.1\r\n" + H + b"\r\n").block
+HEADS = st.tuples(st.sampled_from(LINES), st.lists(FIELD, max_size=2)).map(
+    lambda parts: parts[0] + b"\r\n" + H + b"".join(parts[1]) + b"\r\n"
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(HEADS.filter(lambda data: data.find(b"\r\n\r\n") == len(data) - 4), min_size=2, max_size=6))
+def test_a_head_is_read_as_if_it_were_the_first(heads: list[bytes]) -> None:
+    reader = head.HeadReader(Limits())
+    for data in heads * 2:
+        assert fed(reader, data) == fed(head.HeadReader(Limits()), data)
+
+
+def test_fields_that_come_again_are_not_read_again_and_an_absolute_target_changes_only_its_own_host() -> None:
+    reader = head.HeadReader(Limits())
+    first = reader.feed(b"GET /a HTTP/1.1\r\n" + H + b"X: 1\r\n\r\n")
+    absolute = reader.feed(b"GET http://b.test/b HTTP/1.1\r\n" + H + b"X: 1\r\n\r\n")
+    last = reader.feed(b"POST /c HTTP/1.1\r\n" + H + b"X: 1\r\n\r\n")
+    assert first
+    assert absolute
+    assert last
+    assert last[0].headers is first[0].headers
+    assert last[0].headers == [(b"host", b"a.test"), (b"x", b"1")]
+    assert absolute[0].headers == [(b"host", b"b.test"), (b"x", b"1")]
+
+
+def test_large_fields_are_not_kept_for_a_connection_that_may_be_idle() -> None:
+    reader = head.HeadReader(Limits())
+    data = b"GET / HTTP/1.1\r\n" + H + b"X: " + b"x" * head.MAX_REMEMBERED_BYTES + b"\r\n\r\n"
+    first, second = reader.feed(data), reader.feed(data)
+    assert first
+    assert second
+    assert first[0].headers is not second[0].headers
