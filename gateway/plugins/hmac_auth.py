@@ -15,8 +15,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from base64 import b64decode
-from binascii import Error as BadBase64
+from binascii import a2b_base64
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -38,10 +37,10 @@ from gateway.proxy.exchange import Consumer, Credential, Exchange
 MIN_SECRET_BYTES = 16
 MAX_SIGNED = 32
 _AUTHORIZATION = b"authorization"
-_TARGET = ("request-line", "@request-target")
-_PARAMETER = re.compile(r'([a-z]+)="([^"\\]*)"')
-_PARAMETERS = re.compile(rf"{_PARAMETER.pattern}(?:\s*,\s*{_PARAMETER.pattern})*")
+_TARGET = (b"request-line", b"@request-target")
+_DATES = (b"x-date", b"date")  # the first is taken if both are signed
 _NAMES = {"username", "algorithm", "headers", "signature"}
+_PARAMETERS = re.compile(r"\s*,\s*".join([r'([a-z]+)="([^"\\]*)"'] * len(_NAMES)))
 _DATE_FORMAT = "%a, %d %b %Y %H:%M:%S GMT"  # RFC 9110 §5.6.7
 _DIGEST = re.compile(r"sha-256=([A-Za-z0-9+/]{43}=)", re.IGNORECASE)
 _EMPTY = sha256().digest()
@@ -54,7 +53,7 @@ FieldName = Annotated[
 
 
 def _signable(name: str) -> str:
-    return name if name in (*_TARGET, "host", "content-length") else check_name(name)
+    return name if name.encode() in (*_TARGET, b"host", b"content-length") else check_name(name)
 
 
 class HmacCredential(PluginConfig):
@@ -108,6 +107,8 @@ class HmacAuth(Plugin):
         self._credentials: dict[str, Credential] = {}  # as last made, by username
         self._nobody = os.urandom(32)  # an unknown name takes as long as a wrong signature
         self._algorithms = frozenset(config.algorithms)
+        self._enforced = [name.encode() for name in config.enforce_headers]
+        self._hidden = OWNED | {_AUTHORIZATION} if config.hide_credentials else OWNED
         self._challenge = ((b"www-authenticate", f'hmac realm="{config.realm}"'.encode()),)
 
     def access(self, exchange: Exchange) -> Awaitable[None] | None:
@@ -121,19 +122,18 @@ class HmacAuth(Plugin):
             if not anonymous:
                 raise self._refused("signature_missing", "This request is not signed. Send `Authorization: hmac …`.")
             return admit_anonymous(exchange, self.resources, anonymous)
-        signed = said["headers"].lower().split()
-        self._check_signed(exchange, signed)
+        signed = self._signed(said["headers"])
         username, algorithm = said["username"], said["algorithm"]
         if algorithm not in self._algorithms:
             raise self._invalid(f"The algorithm has to be one of {', '.join(self.config.algorithms)}.")
         try:
-            given = b64decode(said["signature"], validate=True)
-        except (BadBase64, ValueError):
+            given = a2b_base64(said["signature"], strict_mode=True)
+        except ValueError:
             raise self._invalid("The signature is no base64.") from None
         text = self._text(exchange, signed)
         if not hmac.compare_digest(given, signature(self._secrets.get(username, self._nobody), algorithm, text)):
             raise self._invalid("The signature does not fit the request.")
-        self._check_date(exchange, "x-date" if "x-date" in signed else "date")
+        self._check_date(exchange, _DATES[0] if _DATES[0] in signed else _DATES[1])
         if self.config.validate_request_body:
             self._watch_body(exchange, signed)
         return self._identify(exchange, username)
@@ -146,63 +146,59 @@ class HmacAuth(Plugin):
         signatures = [value for value in values if value[:5].lower() == b"hmac "]
         if not signatures:
             return None
-        text = signatures[0][5:].strip().decode("latin-1")
-        pairs = _PARAMETER.findall(text)
-        if (
-            len(values) > 1
-            or not _PARAMETERS.fullmatch(text)
-            or len(pairs) != len(_NAMES)
-            or dict(pairs).keys() != _NAMES
-        ):
+        match = _PARAMETERS.fullmatch(signatures[0][5:].strip().decode("latin-1"))
+        said = dict(zip(match.groups()[::2], match.groups()[1::2], strict=True)) if match else {}
+        if len(values) > 1 or said.keys() != _NAMES:
             raise self._invalid("Authorization has to be one: hmac username, algorithm, headers and signature, quoted.")
-        return dict(pairs)
+        return said
 
-    def _check_signed(self, exchange: Exchange, signed: list[str]) -> None:
+    def _signed(self, said: str) -> tuple[bytes, ...]:
+        signed = _names(said)
         if len(signed) > MAX_SIGNED or len(set(signed)) < len(signed):
             raise self._invalid(f"headers names at most {MAX_SIGNED}, each once.")
-        if not {"date", "x-date"} & set(signed) or not set(_TARGET) & set(signed):
+        if not any(name in signed for name in _DATES) or not any(name in signed for name in _TARGET):
             raise self._invalid("A signature covers `date` or `x-date`, and `request-line` or `@request-target`.")
-        if lacking := [name for name in self.config.enforce_headers if name not in signed]:
-            raise self._invalid(f"A signature here covers {lacking[0]}, too.")
+        for name in self._enforced:
+            if name not in signed:
+                raise self._invalid(f"A signature here covers {name.decode()}, too.")
+        return signed
 
-    def _text(self, exchange: Exchange, signed: list[str]) -> bytes:
+    def _text(self, exchange: Exchange, signed: tuple[bytes, ...]) -> bytes:
         """What was signed: the client's own bytes."""
         target = exchange.raw_path + b"?" + exchange.query if exchange.query else exchange.raw_path
         method = exchange.method.encode()
         lines = []
         for name in signed:
-            if name == "request-line":
+            if name == b"request-line":
                 lines.append(method + b" " + target + b" HTTP/1.1")
-            elif name == "@request-target":
+            elif name == b"@request-target":
                 lines.append(b"@request-target: " + method.lower() + b" " + target)
             else:
-                key = name.encode("latin-1")
-                values = [exchange.authority] if name == "host" else headers.get_all(exchange.headers, key)
+                values = [exchange.authority] if name == b"host" else headers.get_all(exchange.headers, name)
                 if not values:
                     raise self._invalid(
                         "headers names a field that the request does not have, or that may not be signed."
                     )
-                lines.append(key + b": " + b", ".join(values))
+                lines.append(name + b": " + b", ".join(values))
         return b"\n".join(lines)
 
-    def _check_date(self, exchange: Exchange, name: str) -> None:
-        text = b", ".join(headers.get_all(exchange.headers, name.encode())).decode("latin-1")
-        date_s = _epoch_s(text)
+    def _check_date(self, exchange: Exchange, name: bytes) -> None:
+        date_s = _epoch_s(b", ".join(headers.get_all(exchange.headers, name)))
         if date_s is None:
-            raise self._invalid(f"The field {name} is no date such as `Sun, 06 Nov 1994 08:49:37 GMT`.")
+            raise self._invalid(f"The field {name.decode()} is no date such as `Sun, 06 Nov 1994 08:49:37 GMT`.")
         if abs(date_s - self.resources.wall()) > self.config.clock_skew:
             raise self._invalid(f"The date of the request is more than {self.config.clock_skew} s away from ours.")
 
     # ---- the body
 
-    def _watch_body(self, exchange: Exchange, signed: list[str]) -> None:
+    def _watch_body(self, exchange: Exchange, signed: tuple[bytes, ...]) -> None:
         values = headers.get_all(exchange.headers, b"digest")
         if not values and exchange.body is None:
             return
         match = _DIGEST.fullmatch(values[0].decode("latin-1")) if len(values) == 1 else None
-        if match is None or "digest" not in signed:
+        if match is None or b"digest" not in signed:
             raise self._invalid("A body here comes with a signed field `Digest: SHA-256=<base64>`.")
-        digest = b64decode(match[1])
+        digest = a2b_base64(match[1])
         if exchange.body is not None:
             exchange.body = self._checked(exchange, exchange.body, digest)
         elif digest != _EMPTY:
@@ -253,8 +249,7 @@ class HmacAuth(Plugin):
             credential = Credential("hmac", claims.subject(self.name, username), username, consumer)
             self._credentials[username] = credential
         exchange.consumer, exchange.credential = consumer, credential
-        hidden = OWNED | {_AUTHORIZATION} if self.config.hide_credentials else OWNED
-        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in hidden]
+        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in self._hidden]
         exchange.headers += credential.fields
 
     def _invalid(self, detail: str) -> Reject:
@@ -264,11 +259,17 @@ class HmacAuth(Plugin):
         return Reject(401, code, detail, headers=self._challenge)
 
 
+@lru_cache(maxsize=256)
+def _names(said: str) -> tuple[bytes, ...]:
+    """Of the fields in `headers`. Remembered: a client signs the same ones every time."""
+    return tuple(name.encode("latin-1") for name in said.lower().split())
+
+
 @lru_cache(maxsize=1024)
-def _epoch_s(text: str) -> float | None:
+def _epoch_s(text: bytes) -> float | None:
     """Remembered: all requests of a second have the same date, and reading one takes longer than the signature."""
     try:
-        return datetime.strptime(text, _DATE_FORMAT).replace(tzinfo=UTC).timestamp()
+        return datetime.strptime(text.decode("latin-1"), _DATE_FORMAT).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
 
