@@ -23,6 +23,8 @@ MAX_FIELDS = 200
 class Source(Protocol):
     """The connection, as far as an answer knows it."""
 
+    loop: asyncio.AbstractEventLoop
+
     def fail(self, error: UpstreamError) -> None: ...
     def resume_reading(self) -> None: ...
     async def write(self, data: bytes) -> None: ...
@@ -97,7 +99,8 @@ class UpstreamAnswer:
 
     async def wait(self) -> None:
         """Until something changed. A consumer cancelled here leaves a closed connection behind."""
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        loop = self.connection.loop if self.connection is not None else asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
         try:
             await waiter
         except BaseException:

@@ -22,7 +22,7 @@ from gateway.proxy.ending import Ending, may_end
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.guard import Guards
-from gateway.proxy.messages import UpstreamRequest
+from gateway.proxy.messages import UpstreamRequest, UpstreamResponse
 from gateway.proxy.paths import climbs
 from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import CarePolicy, RouteSpec, UpstreamSpec
@@ -162,7 +162,7 @@ class Forwarder:
 
 def _deliver(exchange: Exchange, response: httpx.Response, stream: AnswerStream, whole: bytes | None) -> None:
     exchange.status = response.status_code
-    exchange.answer_fields = raw = response.headers.raw
+    exchange.answer_fields = raw = response.pairs if type(response) is UpstreamResponse else response.headers.raw
     exchange.response_headers = fields.end_to_end(raw)
     fields.append_token(exchange.response_headers, b"via", VIA)
     if whole is not None:

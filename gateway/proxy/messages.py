@@ -48,15 +48,22 @@ class PairHeaders(httpx.Headers):
 
 
 class UpstreamRequest(httpx.Request):
-    """`method` in upper case."""
+    """`method` in upper case; `pairs` is what `headers.raw` would be."""
+
+    url = _BASE
 
     def __init__(self, method: str, pairs: Pairs, stream: httpx.AsyncByteStream, extensions: dict[str, Any]) -> None:
-        self.method, self.url, self.headers = method, _BASE, PairHeaders(pairs)
-        self.stream, self.extensions = stream, extensions
+        self.method, self.pairs, self.stream, self.extensions = method, pairs, stream, extensions
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "headers":
+            raise AttributeError(name)
+        self.headers = PairHeaders(self.pairs)
+        return self.headers
 
 
 class UpstreamResponse(httpx.Response):
-    """`stream` of the answer; after 101, `extensions["network_stream"]`."""
+    """`stream` of the answer, `pairs` as in the request; after 101, `extensions["network_stream"]`."""
 
     _request = next_request = None
     is_closed = is_stream_consumed = False
@@ -66,14 +73,16 @@ class UpstreamResponse(httpx.Response):
     def __init__(
         self, status: int, pairs: Pairs, stream: httpx.AsyncByteStream, extensions: dict[str, Any] | None
     ) -> None:
-        self.status_code, self.headers, self.stream = status, PairHeaders(pairs), stream
-        self.extensions = extensions or {}
+        self.status_code, self.pairs, self.stream, self.extensions = status, pairs, stream, extensions or {}
 
     def __getattr__(self, name: str) -> Any:
-        if name != "history":
+        if name == "headers":
+            self.headers = PairHeaders(self.pairs)
+        elif name == "history":
+            self.history: list[httpx.Response] = []
+        else:
             raise AttributeError(name)
-        self.history: list[httpx.Response] = []
-        return self.history
+        return self.__dict__[name]
 
 
 def body_of(stream: object, pairs: Pairs) -> tuple[httpx.AsyncByteStream | None, int | None]:

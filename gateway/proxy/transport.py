@@ -28,7 +28,7 @@ from .connection import Connection
 from .errors import GatewayError, UpstreamBroke, UpstreamError
 from .fence import FENCE, Fence
 from .headers import Pairs
-from .messages import IDEMPOTENT, NO_BODY, UpstreamResponse, body_of
+from .messages import IDEMPOTENT, NO_BODY, UpstreamRequest, UpstreamResponse, body_of
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Pool, Timeouts
 from .snapshot import TargetSpec, UpstreamSpec
 from .stock import StockTransport
@@ -58,7 +58,8 @@ class TargetTransport(httpx.AsyncBaseTransport):
         self.pool = Pool(target, upstream, timeouts or Timeouts.of(upstream), keep_alive_s, max_waiting, fence)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        method, pairs = request.method, request.headers.raw
+        method = request.method
+        pairs = request.pairs if type(request) is UpstreamRequest else request.headers.raw
         head = request_head(method, request.extensions["target"], pairs)
         body, length = (None, 0) if request.stream is NO_BODY else body_of(request.stream, pairs)
         replayable = body is None and method in IDEMPOTENT
@@ -145,9 +146,7 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
 
 def request_head(method: str, target: bytes, pairs: Pairs) -> bytes:
     """One join. A line break in a value, or a space in the target, would be another request: refused here for all."""
-    lines = [method.encode() + b" " + target + b" HTTP/1.1"]
-    lines += [name + b": " + value for name, value in pairs]
-    lines += _END
+    lines = [method.encode() + b" " + target + b" HTTP/1.1", *map(b": ".join, pairs), *_END]
     head = b"\r\n".join(lines)
     breaks = len(lines) - 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b" " in target:
