@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
@@ -39,7 +40,7 @@ async def request_body(exchange: Exchange, limit: int) -> bytes:
             exchange.body = _begun(chunks, exchange.body)
             raise _too_large(limit)
     body = b"".join(chunks)
-    exchange.body = once(body)
+    exchange.body = Whole(body)
     return body
 
 
@@ -54,9 +55,22 @@ async def _begun(chunks: list[bytes], rest: AsyncIterable[bytes]) -> AsyncIterat
         yield chunk
 
 
-async def once(body: bytes) -> AsyncIterator[bytes]:
-    if body:
-        yield body
+class Whole:
+    """A body that is all there, as chunks: one, or none if it is empty."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> Whole:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
 
 
 def decoded(body: bytes, pairs: headers.Pairs, limit: int) -> bytes:
@@ -90,7 +104,7 @@ def is_json(media: str) -> bool:
 def parsed(text: bytes) -> Any:
     """JSON by RFC 8259: no NaN, no number beyond a double, no endless nesting. Raises Unreadable."""
     try:
-        return STRICT.decode(text.decode("utf-8-sig"))
+        return STRICT.decode(text.removeprefix(BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be represented"
         raise Unreadable(f"It is no valid JSON: {reason}.") from error

@@ -90,7 +90,7 @@ class BodyTransformer(Plugin):
             if isinstance(error, programs.Refused):
                 exchange.detail = _NOT_TAKEN
             raise Reject(400, "body_unreadable", f"The body of this request cannot be used. {error}") from error
-        exchange.body, exchange.content_length = bodies.once(changed), len(changed)
+        exchange.body, exchange.content_length = bodies.Whole(changed), len(changed)
         _describe(exchange.headers, change, len(changed))
 
     async def response(self, exchange: Exchange) -> None:

@@ -77,10 +77,11 @@ def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, author
 
     `Vary: *` is refused too: it may be kept, but nobody could be answered with it.
     """
-    said = targeted(headers.get_all(fields, b"cdn-cache-control"))
+    told = _told(fields)
+    said = targeted(told[b"cdn-cache-control"]) if b"cdn-cache-control" in told else None
     own = said is not None
     if said is None:
-        said = directives(headers.get_all(fields, b"cache-control"))
+        said = directives(told[b"cache-control"]) if b"cache-control" in told else NONE
     if status not in rules.statuses or status in (206, 304) or status < 200:
         raise NotKept("status")
     if b"must-understand" in said and status not in UNDERSTOOD:
@@ -89,16 +90,16 @@ def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, author
         raise NotKept("no-store")
     if b"private" in said and listed(said, b"private") is None:
         raise NotKept("private")
-    if b"*" in names(fields):
+    if b"vary" in told and b"*" in _words(told[b"vary"]):
         raise NotKept("vary")
     free = not said.keys().isdisjoint((b"public", b"s-maxage", b"must-revalidate"))
     if authorised and not free:
         raise NotKept("authorization")
     hidden = (listed(said, b"private") or frozenset()) | (listed(said, b"no-cache") or frozenset())
-    if b"set-cookie" not in hidden and headers.get(fields, b"set-cookie") is not None:
+    if b"set-cookie" in told and b"set-cookie" not in hidden:
         raise NotKept("set-cookie")
     validate = b"no-cache" in said and listed(said, b"no-cache") is None
-    lifetime_s = _lifetime(status, fields, said, rules, received_s, own)
+    lifetime_s = _lifetime(status, told, said, rules, received_s, own)
     if lifetime_s is None:
         if not validate:
             raise NotKept("no lifetime")
@@ -115,25 +116,43 @@ def terms(status: int, fields: Pairs, rules: Rules, received_s: float, *, author
         hidden=hidden,
         free=free,
     )
-    if (lifetime_s <= 0 or validate) and not validators(fields) and not (made.behind_s or made.on_error_s):
+    useful = b"etag" in told or b"last-modified" in told or made.behind_s or made.on_error_s
+    if (lifetime_s <= 0 or validate) and not useful:
         raise NotKept("of no use")
     return made
 
 
-def _lifetime(status: int, fields: Pairs, said: Directives, rules: Rules, received_s: float, own: bool) -> float | None:
+_TELLING = frozenset({
+    b"cache-control", b"cdn-cache-control", b"date", b"etag", b"expires", b"last-modified", b"set-cookie", b"vary",
+})  # fmt: skip
+
+
+def _told(fields: Pairs) -> dict[bytes, list[bytes]]:
+    """The values of those that tell how to keep an answer."""
+    told: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        if name in _TELLING:
+            told.setdefault(name, []).append(value)
+    return told
+
+
+def _lifetime(
+    status: int, told: dict[bytes, list[bytes]], said: Directives, rules: Rules, received_s: float, own: bool
+) -> float | None:
     """RFC 9111 §4.2.1. `own`: a targeted field spoke, beside which `Expires` does not count (RFC 9213 §2.2)."""
     for name in (b"s-maxage", b"max-age"):
         if (explicit := seconds(said, name)) is not None:
             return explicit
-    date_s = date(headers.get(fields, b"date"))
+    date_s = date(told[b"date"][0]) if b"date" in told else None
     if date_s is None:
         date_s = int(received_s)
-    if not own and (expires := headers.get_all(fields, b"expires")):
+    if not own and (expires := told.get(b"expires")):
         ends_s = date(expires[0]) if len(expires) == 1 else None
         return 0 if ends_s is None else max(0, ends_s - date_s)
     if status not in HEURISTIC and b"public" not in said:
         return None
-    if rules.heuristics and (changed_s := date(headers.get(fields, b"last-modified"))) is not None:
+    changed = told.get(b"last-modified")
+    if rules.heuristics and changed and (changed_s := date(changed[0])) is not None:
         return min(max(0, (date_s - changed_s) / 10), rules.heuristic_max_s)
     return rules.ttl_s or None
 
@@ -211,8 +230,11 @@ def may_cover(kept: Terms, age_s: float, wanted: Directives = NONE) -> bool:
 
 def names(fields: Pairs) -> tuple[bytes, ...]:
     """The fields that `Vary` names, in lower case and order."""
-    found = {word.strip().lower() for value in headers.get_all(fields, b"vary") for word in value.split(b",")}
-    return tuple(sorted(found - {b""}))
+    return tuple(sorted(_words(headers.get_all(fields, b"vary")) - {b""}))
+
+
+def _words(values: list[bytes]) -> set[bytes]:
+    return {word.strip().lower() for value in values for word in value.split(b",")}
 
 
 def selecting(varied: tuple[bytes, ...], fields: Pairs) -> tuple[bytes | None, ...]:

@@ -72,6 +72,8 @@ async def _among_others(cache: Cache, exchange: Exchange, asked: Asked) -> Answe
     for _ in range(MAX_TURNS):
         if (answer := _kept(cache, exchange, asked)) is not None:
             return answer
+        if not (waits or store.flights or asked.use == "behind"):
+            return None
         place = _place(cache, asked)
         flight: Flight | None = store.flights.get(place)
         if flight is None or flight.begun_s <= store.purges.latest_s:  # what it brings may be void
@@ -108,11 +110,11 @@ def _kept(cache: Cache, exchange: Exchange, asked: Asked) -> Answer | None:
 
 def _waits(cache: Cache, asked: Asked) -> bool:
     """Whether an answer to somebody else's request may do: not for those who want a new one, or a part of it."""
+    if cache.store.apart.get(hash(asked.key), 0.0) >= cache.wall():
+        return False
     if not asked.wanted.keys().isdisjoint((b"no-cache", b"max-age", b"min-fresh", b"only-if-cached")):
         return False
-    if asked.entry is None and any(name in CONDITIONS for name, _ in asked.fields):
-        return False
-    return cache.store.apart.get(hash(asked.key), 0.0) < cache.wall()
+    return asked.entry is not None or not any(name in CONDITIONS for name, _ in asked.fields)
 
 
 def _place(cache: Cache, asked: Asked) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from gateway.environment import PLUGINS
 from gateway.plugins.acl import Acl, AclConfig
 from gateway.plugins.base import Plugin, PluginConfig
-from gateway.plugins.bodies import once
+from gateway.plugins.bodies import Whole
 from gateway.plugins.dryruns import DryRun, parted, tell
 from gateway.plugins.hmac_auth import HmacAuth
 from gateway.plugins.registry import Registry
@@ -126,7 +126,7 @@ async def test_a_wrong_digest_of_a_body_is_told(make, exchange_of) -> None:
     plugin.dry_run = True
     exchange = exchange_of()
     assert isinstance(plugin, HmacAuth)
-    chunks = plugin._checked(exchange, once(b"abc"), sha256(b"abd").digest())
+    chunks = plugin._checked(exchange, Whole(b"abc"), sha256(b"abd").digest())
     assert b"".join([chunk async for chunk in chunks]) == b"abc"
     tell(exchange)
     assert told(exchange) == "hmac-auth=refuse;status=401;code=signature_invalid"
