@@ -27,6 +27,7 @@ import httptools
 from .answer import MAX_FIELDS, MAX_HEAD_BYTES, UpstreamAnswer, Violation, inspect
 from .errors import BadRequest, UpstreamBroke, UpstreamError, UpstreamTimeout
 from .headers import Pairs
+from .outbox import Outbox
 
 #: Reading stops while this much of an answer waits for its consumer. One read (256 kB) may come on top.
 HIGH_WATER_BYTES = 128 * 1024
@@ -34,6 +35,8 @@ HIGH_WATER_BYTES = 128 * 1024
 
 class Owner(Protocol):
     """What a connection tells its pool. Called between awaits, never re-entered."""
+
+    outbox: Outbox
 
     def released(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
@@ -77,8 +80,10 @@ class Connection(asyncio.Protocol):
         self._fields, self._overhead_bytes = [], 0
         self._keep_alive = self._until_close = False
         try:
-            self.transport.write(head)
-            if body is not None:
+            if body is None:
+                self.owner.outbox.post(self.transport, head)
+            else:
+                self.transport.write(head)
                 await self._pump(body, length)
             if not answer.status and answer.error is None:
                 self._due("first_byte", self.first_byte_s)

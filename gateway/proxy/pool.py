@@ -21,6 +21,7 @@ from .certificates import tls_context
 from .connection import Connection
 from .errors import ConnectFailed, UpstreamBusy, UpstreamError, UpstreamTimeout
 from .fence import FENCE, Fence
+from .outbox import Outbox
 from .snapshot import TargetSpec, UpstreamSpec
 
 #: Idle connections are closed after this, or a second before the upstream's own `Keep-Alive: timeout=` runs out.
@@ -64,6 +65,7 @@ class Pool:
     ) -> None:  # fmt: skip
         self.target, self.upstream, self.timeouts = target, upstream, timeouts
         self.keep_alive_s, self.max_waiting, self._fence = keep_alive_s, max_waiting, fence
+        self.outbox = Outbox()
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._opening = 0  # being opened, or promised to one who waited

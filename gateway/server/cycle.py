@@ -243,6 +243,7 @@ class Cycle:
         if self._length is not None and not self.bodiless:
             self._check_length(more)
         parts: list[bytes] = []
+        write = self._connection.write if more or self.started else self._connection.post
         if not self.started:
             parts.append(self._head(None if more else len(body)))
             self.started = True
@@ -253,7 +254,7 @@ class Cycle:
         if self._framed and not more:
             parts.append(b"0\r\n\r\n")
         if parts:
-            self._connection.write(parts, len(body))
+            write(parts, len(body))
 
     def _check_length(self, more: bool) -> None:
         """A body longer or shorter than its content-length must not look whole."""

@@ -49,7 +49,7 @@ class Connection(Wire):
         limits = listener.limits
         self.scheme = "https" if secure else "http"
         self.certificate = b""  # the client's, in DER
-        super().__init__(listener.loop, limits.write_timeout_s, limits.min_answer_bytes_per_s)
+        super().__init__(listener.loop, listener.outbox, limits.write_timeout_s, limits.min_answer_bytes_per_s)
         self.listener = listener
         self._state = READING_HEAD
         self._cycle: Cycle | None = None
@@ -188,7 +188,7 @@ class Connection(Wire):
     def call_for_body(self, aloud: bool) -> None:
         """The application wants the body its client holds back (RFC 9110 §10.1.1); `aloud` while 1xx may be sent."""
         if aloud:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write([b"HTTP/1.1 100 Continue\r\n\r\n"], 0)
         self._deadline_s = self.loop.time() + self.listener.limits.body_timeout_s
 
     def body_taken(self) -> None:
@@ -256,7 +256,7 @@ class Connection(Wire):
             return
         self._drop_cycle()
         bodiless = cycle is not None and cycle.bodiless
-        self._transport.write(closing_answer(error, self.listener.date, bodiless=bodiless))
+        self.write([closing_answer(error, self.listener.date, bodiless=bodiless)], 0)
         self._linger()
 
     def _drop_cycle(self) -> None:
@@ -288,6 +288,7 @@ class Connection(Wire):
     def detach(self) -> tuple[asyncio.Transport, Callable[[], None]]:
         """Gives the transport away (WebSocket upgrade): this connection is no longer watched. It counts against the
         limits until the second is called."""
+        self._outbox.flush()
         self._state = CLOSING
         self._closing = True
         self._deadline_s = inf

@@ -12,6 +12,7 @@ from email.utils import formatdate
 from typing import Any
 
 from gateway.proxy.errors import GatewayError
+from gateway.proxy.outbox import Outbox
 from gateway.server.addresses import Addresses, Network
 from gateway.server.cycle import Application, Cycle
 from gateway.server.head import Head
@@ -46,6 +47,7 @@ class Listener:
         self.limits = limits
         self.upgrade = upgrade
         self._ssl_context = ssl_context
+        self.outbox = Outbox()
         self.connections: set[Connection] = set()
         self.addresses = Addresses(trusted)
         self.upgraded = 0  # connections that became WebSockets: not ours any more, but counted as before

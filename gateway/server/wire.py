@@ -12,6 +12,8 @@ import termios
 from contextlib import suppress
 from math import inf
 
+from gateway.proxy.outbox import Outbox
+
 _JOIN_BELOW_BYTES = 16 * 1024
 _RESET = struct.pack("ii", 1, 0)
 #: Its end can be seen past bytes that nobody has read. Not on macOS.
@@ -22,14 +24,16 @@ class Wire(asyncio.Protocol):
     """The subclass sets `_transport` when it is connected."""
 
     __slots__ = (
-        "_closing", "_read_paused", "_transport", "_unsent", "_writable", "_write_deadline_s", "_write_rate",
+        "_closing", "_outbox", "_read_paused", "_transport", "_unsent", "_writable", "_write_deadline_s", "_write_rate",
         "_write_timeout_s", "loop", "write_paused",
     )  # fmt: skip
 
     _transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, write_timeout_s: float, min_bytes_per_s: int = 0) -> None:
-        self.loop = loop
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, outbox: Outbox, write_timeout_s: float, min_bytes_per_s: int = 0
+    ) -> None:
+        self.loop, self._outbox = loop, outbox
         self.write_paused = False
         self._write_timeout_s = write_timeout_s
         self._write_rate = min_bytes_per_s
@@ -62,11 +66,19 @@ class Wire(asyncio.Protocol):
     # ---- writing
 
     def write(self, parts: list[bytes], size: int) -> None:
-        """In one write. Large bodies go as they are: uvloop gathers, so they are not copied for it."""
+        """In one write, now. Large bodies go as they are: uvloop gathers, so they are not copied for it."""
+        self._outbox.flush()
         if size < _JOIN_BELOW_BYTES:
             self._transport.write(b"".join(parts) if len(parts) > 1 else parts[0])
         else:
             self._transport.writelines(parts)
+
+    def post(self, parts: list[bytes], size: int) -> None:
+        """What nothing follows for the time being: if it is small, it waits for others of this turn."""
+        if size < _JOIN_BELOW_BYTES:
+            self._outbox.post(self._transport, b"".join(parts))
+        else:
+            self.write(parts, size)
 
     async def drain(self) -> None:
         """Until the client has taken enough, or the connection has ended."""
@@ -107,16 +119,19 @@ class Wire(asyncio.Protocol):
     # ---- ends
 
     def half_close(self) -> None:
+        self._outbox.flush()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 
     def close(self) -> None:
         """Closes when what was written is out."""
+        self._outbox.flush()
         self._closing = True
         self._transport.close()
 
     def cut(self, reset: bool) -> None:
         """Closes now. With a reset the client cannot take it for the end of an answer, as HTTP/1.0 would."""
+        self._outbox.flush()
         self._closing = True
         if reset and not self._transport.is_closing():
             sock: socket.socket = self._transport.get_extra_info("socket")
