@@ -36,7 +36,9 @@ class ProxyRequest(ASGIRequest):
     character set they were asked for, so clients could fill the memory with them.
     """
 
-    early_hints: Callable[[list[bytes]], None] | None = None  # 103 to the client, where the server can
+    # What our own server can do: 103 to the client, and a body that is all there without waiting.
+    early_hints: Callable[[list[bytes]], None] | None = None
+    at_once: Callable[[int], bytes | None] | None = None
 
     def __init__(self, scope: Any, receive: Receive | None = None) -> None:
         self.scope = scope
@@ -65,7 +67,7 @@ class ProxyHandler(ASGIHandler):
         cycle: Cycle | None = extensions.get("hydragate.cycle") if extensions else None
         if cycle is not None:
             cycle.cancel_with_client()
-            request.early_hints = cycle.early_hints
+            request.early_hints, request.at_once = cycle.early_hints, cycle.at_once
             await self._send(await proxy(request), send, cycle)
             return
         watcher = None

@@ -61,27 +61,46 @@ def exchange_of(request: ASGIRequest) -> Exchange:
         if name == b"content-length":
             exchange.content_length = int(value)
             if exchange.content_length:
-                exchange.body = _body(request)
+                exchange.body = ClientBody(request)
         elif name == b"transfer-encoding":
-            exchange.body = _body(request)
+            exchange.body = ClientBody(request)
     return exchange
 
 
-async def _body(request: ASGIRequest) -> AsyncIterator[bytes]:
+class ClientBody:
     """The request's body as it arrives; from Django's own buffer where a stock handler has read it already."""
-    receive = getattr(request, "receive", None)  # a ProxyRequest's
-    if receive is None:
-        while chunk := request.read(65_536):
-            yield chunk
-        return
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientClosed()
-        if chunk := message.get("body", b""):
-            yield chunk
-        more = message.get("more_body", False)
+
+    __slots__ = ("_more", "_receive", "_request")
+
+    def __init__(self, request: ASGIRequest) -> None:
+        self._request = request
+        self._receive = getattr(request, "receive", None)  # a ProxyRequest's
+        self._more = True
+
+    def __aiter__(self) -> ClientBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._receive is None:
+            if chunk := self._request.read(65_536):
+                return chunk
+            raise StopAsyncIteration
+        while self._more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientClosed()
+            self._more = message.get("more_body", False)
+            if chunk := message.get("body", b""):
+                return chunk
+        raise StopAsyncIteration
+
+    def at_once(self, most: int) -> bytes | None:
+        """See `gateway.proxy.messages.at_once`."""
+        take = getattr(self._request, "at_once", None)
+        body = None if take is None else take(most)
+        if body is not None:
+            self._more = False
+        return body
 
 
 class ProxyResponse(HttpResponseBase):

@@ -67,9 +67,15 @@ class Whole:
         return self
 
     async def __anext__(self) -> bytes:
+        if body := self.at_once(len(self._body)):
+            return body
+        raise StopAsyncIteration
+
+    def at_once(self, most: int) -> bytes | None:
+        """See `gateway.proxy.messages.at_once`."""
+        if len(self._body) > most:
+            return None
         body, self._body = self._body, b""
-        if not body:
-            raise StopAsyncIteration
         return body
 
 

@@ -25,8 +25,9 @@ from typing import Any, Protocol
 import httptools
 
 from .answer import MAX_FIELDS, MAX_HEAD_BYTES, UpstreamAnswer, Violation, inspect
-from .errors import BadRequest, UpstreamBroke, UpstreamError, UpstreamTimeout
+from .errors import UpstreamBroke, UpstreamError, UpstreamTimeout
 from .headers import Pairs
+from .messages import at_once, framed, wrong_length
 from .outbox import Outbox
 
 #: Reading stops while this much of an answer waits for its consumer. One read (256 kB) may come on top.
@@ -77,11 +78,14 @@ class Connection(asyncio.Protocol):
         """
         self.answer, answer.connection = answer, self
         self._parser = httptools.HttpResponseParser(self)
-        self._fields, self._overhead_bytes = [], 0
+        self._fields, self._overhead_bytes, self._length, self._left = [], 0, 0, 0
         self._keep_alive = self._until_close = False
         try:
             if body is None:
                 self.owner.outbox.post(self.transport, head)
+            elif (whole := at_once(body)) is not None:
+                self.owner.outbox.post(self.transport, head + framed(whole, length))
+                self.moved_bytes += len(whole)
             else:
                 self.transport.write(head)
                 await self._pump(body, length)
@@ -167,7 +171,7 @@ class Connection(asyncio.Protocol):
         if length is None:
             write(b"0\r\n\r\n")
         elif left:
-            raise BadRequest("The request body is not as long as its Content-Length says.")
+            raise wrong_length()
 
     async def write(self, data: bytes) -> None:
         """For a tunnel."""
@@ -208,7 +212,9 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         answer.touched = True
-        if self._tunnel:
+        if self._left:
+            self._plain_body(answer, data)
+        elif self._tunnel:
             self.on_body(data)
         else:
             self._overhead_bytes += len(data)
@@ -222,6 +228,9 @@ class Connection(asyncio.Protocol):
             if self._overhead_bytes > MAX_HEAD_BYTES:
                 self._broken(answer, Violation("too many bytes of head, trailers or chunk extensions"))
                 return
+            if self._length > answer.unread_bytes and not answer.complete:  # the rest is not to be parsed, nor copied
+                self._left, self._keep_alive = self._length - answer.unread_bytes, self._parser.should_keep_alive()
+                self._parser = None
         if answer.complete:
             self._finish(answer)
         elif answer.status:
@@ -231,6 +240,13 @@ class Connection(asyncio.Protocol):
                 self._due("idle", inf if self._tunnel else self.idle_s)
         if answer.status:
             self._notify(answer)
+
+    def _plain_body(self, answer: UpstreamAnswer, data: bytes) -> None:
+        if len(data) > self._left:  # there are bytes after the answer
+            data, self._keep_alive = data[: self._left], False
+        self._left -= len(data)
+        self.on_body(data)
+        answer.complete = not self._left
 
     def eof_received(self) -> None:
         answer = self.answer
@@ -278,6 +294,7 @@ class Connection(asyncio.Protocol):
             answer.complete = True
             self._keep_alive = version == "1.1" and not closing and (status != 204 or framing in (b"", b"0"))
         self._until_close = not framing and not answer.complete
+        self._length = int(framing) if framing.isdigit() else 0  # `_left` is what comes behind the first packet
 
     def on_body(self, chunk: bytes) -> None:
         answer = self.answer

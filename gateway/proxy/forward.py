@@ -22,7 +22,7 @@ from gateway.proxy.ending import Ending, may_end
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.guard import Guards
-from gateway.proxy.messages import UpstreamRequest, UpstreamResponse
+from gateway.proxy.messages import UpstreamRequest, UpstreamResponse, at_once
 from gateway.proxy.paths import climbs
 from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import CarePolicy, RouteSpec, UpstreamSpec
@@ -204,8 +204,20 @@ class CountedBody(httpx.AsyncByteStream):
         async for chunk in exchange.body:
             exchange.bytes_in += len(chunk)
             if limit and exchange.bytes_in > limit:
-                raise BodyTooLarge(f"The request body is larger than the {limit} bytes this route accepts.")
+                raise self._too_large()
             yield chunk
+
+    def at_once(self, most: int) -> bytes | None:
+        """Raises BodyTooLarge."""
+        body = at_once(self.exchange.body, most)
+        if body is not None:
+            self.exchange.bytes_in += len(body)
+            if self.limit and self.exchange.bytes_in > self.limit:
+                raise self._too_large()
+        return body
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The request body is larger than the {self.limit} bytes this route accepts.")
 
 
 def _may_try_again(error: UpstreamError) -> bool:

@@ -85,6 +85,31 @@ class UpstreamResponse(httpx.Response):
         return self.__dict__[name]
 
 
+#: A body that is here already and not longer goes out with its head.
+POSTED_BYTES = 16 * 1024
+
+
+def at_once(body: object, most: int = POSTED_BYTES) -> bytes | None:
+    """All of a body that is here already, is not longer, and of which nobody has read: then it is taken, and it can be
+    sent without waiting for it. None from bodies that do not know, or have no `at_once` of their own."""
+    take = getattr(body, "at_once", None)
+    found: bytes | None = None if take is None else take(most)
+    return found
+
+
+def framed(body: bytes, length: int | None) -> bytes:
+    """A whole body as it is sent, in one chunk if `length` is None. Raises BadRequest."""
+    if length is None:
+        return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    if len(body) != length:
+        raise wrong_length()
+    return body
+
+
+def wrong_length() -> BadRequest:
+    return BadRequest("The request body is not as long as its Content-Length says.")
+
+
 def body_of(stream: object, pairs: Pairs) -> tuple[httpx.AsyncByteStream | None, int | None]:
     """The body to send and its length (None: in chunks)."""
     length, chunked = None, False

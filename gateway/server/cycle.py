@@ -36,13 +36,13 @@ class ClientGone(OSError):
 
 class Cycle:
     """What an application may do beyond ASGI, by `scope["extensions"]["hydragate.cycle"]`: `cancel_with_client`,
-    `on_disconnect`, `on_drain`, `answer`, `early_hints`, `abort`.
+    `on_disconnect`, `on_drain`, `at_once`, `answer`, `early_hints`, `abort`.
 
     State begins as class attributes: most requests never touch most of it, and creating one stays cheap."""
 
     # the request's body
     held = 0  # bytes received and not yet taken
-    _delivered = False  # its end, to the application
+    _begun = _delivered = False  # some of it, and its end, to the application
     _waiter: asyncio.Future[None] | None = None
     # the answer
     started = False  # bytes of it are out
@@ -158,10 +158,21 @@ class Cycle:
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self.held = 0
+        self._begun = True
         self._delivered = self._received
         if not self._received:
             self._connection.body_taken()
         return {"type": "http.request", "body": body, "more_body": not self._received}
+
+    def at_once(self, most: int) -> bytes | None:
+        """The request's body, if it is all here, not longer, and nobody has received any of it. Then it is taken."""
+        if not self._received or self._delivered or self._begun or self.held > most or self.gone or self._ended:
+            return None
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        self.held = 0
+        self._delivered = True
+        return body
 
     async def send(self, message: Message) -> None:
         if self.gone:

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from gateway.proxy.errors import UpstreamBroke
-from tests.proxy.sending import counters, fetch, post, read, request, transport_to
+from gateway.proxy.errors import BadRequest, UpstreamBroke
+from gateway.proxy.messages import POSTED_BYTES
+from tests.proxy.sending import Body, counters, fetch, post, read, request, transport_to
 from tests.upstream import OK, Wire, answering, once, serving, until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -187,6 +188,89 @@ async def test_bytes_after_an_answer_are_never_the_next_one(method: str) -> None
     async with serving(script) as upstream, transport_to(upstream) as transport:
         for _ in range(50):
             assert await fetch(transport, request(method)) == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("head", "behind", "kept"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"", True),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\n", b"", False),
+        (b"HTTP/1.0 200 OK\r\n", b"", False),
+        (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n", b"", True),
+        (b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison", False),
+    ],
+)
+async def test_a_long_body_is_passed_on_as_it_is_and_ends_where_it_said(head: bytes, behind: bytes, kept: bool) -> None:
+    """Behind its first packet it is not parsed any more: it may look like anything."""
+    body = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n\0" * 50_000
+
+    async def script(wire: Wire) -> None:
+        while await wire.head():
+            await wire.send(head + b"content-length: %d\r\n\r\n" % len(body) + body[:7])
+            await wire.send(body[7:-5])
+            await wire.send(body[-5:] + behind)
+
+    async with serving(script) as upstream, transport_to(upstream) as transport:
+        for _ in range(3):
+            assert await fetch(transport) == (200, body)
+            await until(lambda: counters(transport) == ((1, 1, 0, 0) if kept else (0, 0, 0, 0)))
+        assert upstream.connections == (1 if kept else 3)
+
+
+async def test_a_long_body_that_breaks_off_is_not_complete() -> None:
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + b"x" * 10)
+        await wire.send(b"x" * 989)
+
+    async with serving(script) as upstream, transport_to(upstream) as transport:
+        with pytest.raises(UpstreamBroke):
+            await fetch(transport)
+        assert counters(transport) == (0, 0, 0, 0)
+
+
+class Here(Body):
+    """A body that is all there."""
+
+    def at_once(self, most: int) -> bytes | None:
+        whole = b"".join(self.chunks)
+        return whole if len(whole) <= most else None
+
+
+@pytest.mark.parametrize("size", [0, 1, 10_000, POSTED_BYTES, POSTED_BYTES + 1, 100_000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_is_there_already_arrives_as_any_other(size: int, chunked: bool) -> None:
+    text = b"x" * size
+    got = []
+
+    async def script(wire: Wire) -> None:
+        while await wire.head():
+            if chunked:
+                parts = []
+                while length := int(await wire.reader.readuntil(b"\r\n"), 16):
+                    parts.append((await wire.body(length + 2))[:-2])
+                await wire.body(2)
+                got.append(b"".join(parts))
+            else:
+                got.append(await wire.body(size))
+            await wire.send(OK)
+
+    framing = (b"transfer-encoding", b"chunked") if chunked else (b"content-length", b"%d" % size)
+    async with serving(script) as upstream, transport_to(upstream) as transport:
+        for _ in range(2):
+            body = Here([text])
+            assert await fetch(transport, request("POST", headers=[framing], body=body)) == (200, b"ok")
+            assert body.sent == (0 if size <= POSTED_BYTES else 1)
+        assert upstream.connections == 1
+    assert got == [text, text]
+
+
+async def test_a_body_of_another_length_is_not_sent() -> None:
+    async with serving(answering(OK)) as upstream, transport_to(upstream) as transport:
+        with pytest.raises(BadRequest):
+            await fetch(transport, request("POST", headers=[(b"content-length", b"3")], body=Here([b"four"])))
+        assert await fetch(transport) == (200, b"ok")
+        assert len(upstream.heads) == 1
 
 
 async def test_the_answer_before_an_invalid_one_stands() -> None:

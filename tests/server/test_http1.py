@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,34 @@ async def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
         for _, method, sent in REQUESTS * 20:
             seen = (await client.answer()).json()
             assert (seen["method"], seen["body"]) == (method, sent)
+
+
+@pytest.mark.parametrize(("most", "later", "taken"), [(5, b"", True), (4, b"", False), (5, b"lo", False)])
+async def test_a_body_is_taken_at_once_only_if_it_is_all_there(most: int, later: bytes, taken: bool) -> None:
+    looked = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = scope["extensions"]["hydragate.cycle"].at_once(most)
+        looked.set()
+        if body is None:
+            await echo(scope, receive, send)
+        else:
+            assert scope["extensions"]["hydragate.cycle"].at_once(most) is None
+            await echo(
+                scope, partial(asyncio.sleep, 0, {"type": "http.request", "body": body, "more_body": False}), send
+            )
+        assert (body is not None) is taken
+
+    async with front(app) as server:
+        client = await server.connect()
+        for _ in range(2):
+            looked.clear()
+            head = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n"
+            await client.send(head + b"hello"[: 5 - len(later)])
+            await looked.wait()
+            if later:
+                await client.send(later)
+            assert (await client.answer()).json()["body"] == "hello"
 
 
 async def test_body_is_handed_over_as_it_arrives() -> None:
