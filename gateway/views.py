@@ -18,6 +18,7 @@ from gateway import runtime
 from gateway.proxy import metrics
 from gateway.proxy.errors import ClientClosed, UpstreamError
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.headers import Given
 from gateway.proxy.pipeline import Pipeline
 
 # --- traffic ----------------------------------------------------------------------------------------------------------
@@ -57,7 +58,8 @@ def exchange_of(request: ASGIRequest) -> Exchange:
     if "hydragate.certificate" in scope:
         exchange.certificate = scope["hydragate.certificate"]
     exchange.hints = getattr(request, "early_hints", None)
-    for name, value in exchange.headers:
+    fields = exchange.headers
+    for name, value in () if type(fields) is Given and fields.bodiless else fields:
         if name == b"content-length":
             exchange.content_length = int(value)
             if exchange.content_length:

@@ -22,12 +22,13 @@ class Lasting(Pairs):
 
 class Given(Pairs):
     """Fields that a client has sent, and may send again over the same connection. Nobody changes them, so who has read
-    them may keep in `read` what they say: end-to-end fields, authority, host."""
+    them may keep in `read` what they say: end-to-end fields, authority, host. `bodiless`: no body comes with them."""
 
-    __slots__ = ("read",)
+    __slots__ = ("bodiless", "read")
 
     def __init__(self, pairs: Iterable[Pair] = ()) -> None:
         super().__init__(pairs)
+        self.bodiless = False
         self.read: tuple[Pairs, bytes, str] | None = None
 
 

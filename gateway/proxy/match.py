@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -19,6 +20,9 @@ from gateway.proxy.headers import Pairs
 from gateway.proxy.paths import other_readings
 from gateway.proxy.patterns import Pattern
 from gateway.proxy.snapshot import FieldCondition, RouteSpec
+
+#: What was found is remembered for so many places, of paths not longer than this: at most some MB.
+MAX_FOUND, MAX_FOUND_LENGTH = 2048, 256
 
 T = TypeVar("T")
 
@@ -135,6 +139,7 @@ class Index(Generic[T]):
         for rank, (route, value, host, pattern) in enumerate(rows):
             free = not (route.methods or route.headers or route.query)
             by_host.setdefault(host, []).append(_Entry(rank, route, value, pattern, free, _lead(pattern)))
+        self._found: dict[tuple[str, str], list[_Entry[T]]] = {}  # by host and path, for those who ask again
         buckets = {host: _Bucket(entries) for host, entries in by_host.items()}
         self._anywhere = buckets.pop("", None)
         self._of_all = () if self._anywhere is None else (self._anywhere,)
@@ -157,14 +162,24 @@ class Index(Generic[T]):
         return Match(entry.value, entry.route, params, tail)
 
     def _find(self, host: str, path: str, method: str, headers: Pairs, query: bytes) -> _Entry[T] | None:
-        best: _Entry[T] | None = None
-        for bucket in self._buckets(host):
-            for entry in bucket.candidates(path):
-                if (best is None or entry.rank < best.rank) and (
-                    entry.free or _holds(entry.route, method, headers, query)
-                ):
-                    best = entry
-        return best
+        place = host, path
+        found = self._found.get(place)
+        if found is None:
+            found = self._candidates(host, path)
+            if len(path) <= MAX_FOUND_LENGTH:
+                if len(self._found) >= MAX_FOUND:
+                    self._found.clear()
+                self._found[place] = found
+        for entry in found:
+            if entry.free or _holds(entry.route, method, headers, query):
+                return entry
+        return None
+
+    def _candidates(self, host: str, path: str) -> list[_Entry[T]]:
+        """All that stand there, the first by precedence first."""
+        found = [entry for bucket in self._buckets(host) for entry in bucket.candidates(path)]
+        found.sort(key=attrgetter("rank"))
+        return found
 
     def _buckets(self, host: str) -> Iterable[_Bucket[T]]:
         return self._of_host(host) if self._hosts or self._suffixes else self._of_all

@@ -160,6 +160,7 @@ def _block(text: bytes, modern: bool, limits: Limits) -> Block:
     headers, judged = _fields(text, limits)
     _check_host(judged, modern)
     length = _body_length(judged, modern)
+    headers.bodiless = length == 0
     options = _tokens(judged.get(b"connection"))
     return Block(
         text,

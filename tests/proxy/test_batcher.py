@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+import uvloop
 from django.conf import settings
 
 from gateway.embedded import programs
@@ -22,10 +23,20 @@ from gateway.proxy import tasks
 from gateway.proxy.batcher import Batcher
 from gateway.proxy.errors import RedisUnavailable
 from gateway.proxy.limits import Algorithm, Limit
+from tests.proxy.authority import Authority
 from tests.running import Stopwatch
 
 ALGORITHMS: tuple[Algorithm, ...] = ("fixed-window", "sliding-window", "token-bucket", "leaky-bucket", "period")
 GENEROUS_S = 2.0  # for tests that are not about the deadline: a busy machine must not fail them
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 @asynccontextmanager
@@ -279,9 +290,11 @@ async def test_a_server_that_cannot_write_counts_as_away(private: PrivateServer,
 
 
 @asynccontextmanager
-async def relayed(server: PrivateServer) -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
-    """A URL that leads to the server byte by byte, and the ways back to whoever has connected there."""
-    path = str(server.directory / "relay.sock")
+async def relayed(
+    server: PrivateServer, authority: Authority | None = None
+) -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
+    """A URL that leads to the server byte by byte, with TLS if there is an authority, and the ways back to whoever has
+    connected there."""
     clients: list[asyncio.StreamWriter] = []
     ended = asyncio.Event()
 
@@ -304,15 +317,22 @@ async def relayed(server: PrivateServer) -> AsyncIterator[tuple[str, list[asynci
             await asyncio.gather(end.wait_closed(), return_exceptions=True)
 
     over = asyncio.ensure_future(ended.wait())
-    listening = await asyncio.start_unix_server(relay, path)
+    tls = None
+    certificates = server.directory / "authority.pem"
+    if authority is not None:
+        tls = authority.server(server.directory)
+        certificates.write_text(authority.certificate)
+    listening = await asyncio.start_server(relay, "127.0.0.1", ssl=tls)
     async with listening:
-        yield f"unix://{path}?db=0", clients
+        place = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
+        yield f"rediss://{place}?ssl_ca_certs={certificates}" if tls else f"redis://{place}", clients
         ended.set()
         await until(lambda: all(client.transport.is_closing() for client in clients), within_s=2)
 
 
-async def test_replies_that_come_in_pieces_are_put_together(private: PrivateServer, key: str) -> None:
-    async with relayed(private) as (url, _), started(url) as batcher:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_replies_that_come_in_pieces_are_put_together(private: PrivateServer, key: str, tls: bool) -> None:
+    async with relayed(private, Authority() if tls else None) as (url, _), started(url) as batcher:
         unit = [(key, Limit("sliding-window", 100, 60.0))]
         text = b"x" * 300
         *checks, stored, read = await asyncio.gather(

@@ -6,7 +6,7 @@ from time import process_time
 import pytest
 
 from gateway.proxy.errors import AmbiguousPath, BadPath
-from gateway.proxy.match import Index, Match
+from gateway.proxy.match import MAX_FOUND, MAX_FOUND_LENGTH, Index, Match
 from gateway.proxy.paths import is_plain, normalise, other_readings
 from gateway.proxy.patterns import Pattern, check_rewrite, rewrite_path
 from gateway.proxy.snapshot import FieldCondition, RouteSpec
@@ -173,6 +173,29 @@ def test_a_request_falls_through_to_the_next_route_whose_conditions_hold() -> No
     assert name(routes, "/a", headers=[(b"x-version", b"3")]) == "v2"
     assert name(routes, "/a", query=b"debug") == "debug"
     assert name(routes, "/a", headers=[(b"x-version", b"4")]) == "rest"
+
+
+def test_what_was_found_is_remembered_for_some_places_and_conditions_are_asked_each_time() -> None:
+    routes = [
+        route("post", "/users/{id}", methods=frozenset({"POST"})),
+        route("eu", "/users/{id}", hosts=("eu.test",)),
+        route("user", "/users/{id}"),
+    ]
+    index = Index((r, r.name) for r in routes)
+
+    def found(path: str, host: str = "h", method: str = "GET") -> tuple[str, dict[str, str]] | None:
+        match = index.match(host, path, b"", method, [], b"")
+        return (match.value, match.params) if match else None
+
+    for number in [*range(MAX_FOUND + 10), *range(MAX_FOUND, MAX_FOUND + 10)]:
+        assert found(f"/users/{number}") == ("user", {"id": str(number)})
+        assert found(f"/users/{number}", method="POST") == ("post", {"id": str(number)})
+        assert found(f"/users/{number}", host="eu.test") == ("eu", {"id": str(number)})
+        assert found(f"/nobody/{number}") is None
+        assert len(index._found) <= MAX_FOUND
+    before = len(index._found)
+    assert found("/users/" + "x" * MAX_FOUND_LENGTH) == ("user", {"id": "x" * MAX_FOUND_LENGTH})
+    assert len(index._found) == before
 
 
 PROTECTED = [route("protected", "/admin/*"), route("open", "/*")]
