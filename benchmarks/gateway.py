@@ -48,6 +48,7 @@ class Ours:
             "GATEWAY_STATUS_PORT": "0",
             "GATEWAY_NODE": "benchmark",
             "GATEWAY_MAX_CONNECTIONS": "12000",
+            "GATEWAY_MAX_CONNECTIONS_PER_ADDRESS": "0",  # all the load comes from one
             "GATEWAY_LOG_LEVEL": "warning",
         }
 

@@ -67,10 +67,14 @@ def measured(
                 say(f"{case.name}: preparing")
                 stage = Stage(ours, directory, allowed, slow_port if case.bulk_bytes else port, seconds)
                 contenders = found(case, peers, stage, absent)
-                if case.at_share:
-                    stage = replace(stage, per_s=case.at_share * maximum(contenders[0], stage))
-                for number in range(1, min(rounds, case.most_rounds) + 1):
-                    yield from turns(case, number, contenders, stage, absent, say)
+                try:
+                    if case.at_share:
+                        stage = replace(stage, per_s=case.at_share * maximum(contenders[0], stage))
+                    for number in range(1, min(rounds, case.most_rounds) + 1):
+                        yield from turns(case, number, contenders, stage, absent, say)
+                except (OSError, ValueError) as error:  # ours: nothing to compare with, but other cases are to come
+                    say(f"{case.name}: {error}")
+                    absent[f"{case.name}: {NAME}"] = str(error)
 
 
 def turns(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from gateway.proxy.histogram import bin_of
@@ -29,6 +30,7 @@ _CONSUMER, _KEY = COLUMNS.index("consumer_id"), COLUMNS.index("key_id")
 _DURATION, _GATEWAY, _SENT = COLUMNS.index("duration_ms"), COLUMNS.index("gateway_ms"), COLUMNS.index("upstream_ms")
 _IN, _OUT = COLUMNS.index("bytes_in"), COLUMNS.index("bytes_out")
 _TRIES, _CACHE = COLUMNS.index("tries"), COLUMNS.index("cache_status")
+_PLACE = itemgetter(_STATUS, _OUTCOME, _ROUTE, _UPSTREAM, _CONSUMER, _KEY)
 
 
 @dataclass(slots=True)
@@ -110,13 +112,57 @@ class Folded:
 def fold(segments: Iterable[bytes]) -> Folded:
     """Raises ValueError for bytes that are not our lines."""
     folded = Folded()
+    places: dict[tuple[str, ...], _Place] = {}
     for segment in segments:
         for line in segment.decode().split("\n"):
-            if line:
-                _fold_line(folded, line.split("\t"))
+            if not line:
+                continue
+            columns = line.split("\t")
+            if len(columns) <= _CACHE:  # the last one read here; later versions append
+                raise ValueError(f"a line of {len(columns)} columns")
+            at = columns[_AT][:16], *_PLACE(columns)
+            place = places.get(at)
+            if place is None:
+                place = places[at] = _Place(folded, columns)
+            folded.rows += 1
+            place.add(folded, columns)
     _totals_add(folded.traffic)
     _totals_add(folded.latency)
     return folded
+
+
+class _Place:
+    """Where the lines of one minute that say the same of route, outcome and caller are summed: most of a segment's
+    lines have few of them."""
+
+    __slots__ = ("api_key", "calls", "latency", "outcome", "status_class", "traffic")
+
+    def __init__(self, folded: Folded, columns: Sequence[str]) -> None:
+        at = columns[_AT]
+        minute, hour = f"{at[:16]}:00+00", f"{at[:13]}:00:00+00"
+        self.status_class, self.outcome = int(columns[_STATUS]) // 100, columns[_OUTCOME]
+        route, upstream = _id(columns[_ROUTE]), _id(columns[_UPSTREAM])
+        consumer, self.api_key = _id(columns[_CONSUMER]), _id(columns[_KEY])
+        self.traffic = folded.traffic.setdefault((minute, route, upstream, self.status_class, self.outcome), Traffic())
+        self.latency = folded.latency.setdefault((minute, route, upstream), Latency())
+        known = consumer or self.api_key
+        self.calls = folded.calls.setdefault((hour, consumer, self.api_key), Calls()) if known else None
+
+    def add(self, folded: Folded, columns: Sequence[str]) -> None:
+        bytes_in, bytes_out = int(columns[_IN]), int(columns[_OUT])
+        traffic = self.traffic
+        traffic.requests += 1
+        traffic.bytes_in += bytes_in
+        traffic.bytes_out += bytes_out
+        if columns[_TRIES] != "1" and int(columns[_TRIES]) > 1:
+            traffic.retried += 1
+        if columns[_CACHE].startswith("hit"):
+            traffic.cache_hits += 1
+        _fold_latency(self.latency, float(columns[_DURATION]), float(columns[_GATEWAY]), columns[_SENT])
+        if self.calls is not None:
+            _fold_call(self.calls, self.status_class, self.outcome, bytes_in, bytes_out)
+            if self.api_key and columns[_AT] > folded.last_used.get(self.api_key, ""):
+                folded.last_used[self.api_key] = columns[_AT]
 
 
 def coarser(sums: Mapping[Key, Any], grain_s: int) -> dict[Key, Any]:
@@ -135,45 +181,6 @@ def _totals_add(sums: dict[Key, Any]) -> None:
     for (start, _route, _upstream, *rest), value in list(sums.items()):
         total = sums.setdefault((start, ALL, ALL, *rest), type(value)())
         total.add(value)
-
-
-def _fold_line(folded: Folded, columns: Sequence[str]) -> None:
-    if len(columns) <= _CACHE:  # the last one read here; later versions append
-        raise ValueError(f"a line of {len(columns)} columns")
-    at = columns[_AT]
-    minute, hour = f"{at[:16]}:00+00", f"{at[:13]}:00:00+00"
-    status_class, outcome = int(columns[_STATUS]) // 100, columns[_OUTCOME]
-    route, upstream = _id(columns[_ROUTE]), _id(columns[_UPSTREAM])
-    bytes_in, bytes_out = int(columns[_IN]), int(columns[_OUT])
-    folded.rows += 1
-
-    key: Key = (minute, route, upstream, status_class, outcome)
-    traffic = folded.traffic.get(key)
-    if traffic is None:
-        traffic = folded.traffic[key] = Traffic()
-    traffic.requests += 1
-    traffic.bytes_in += bytes_in
-    traffic.bytes_out += bytes_out
-    if int(columns[_TRIES]) > 1:
-        traffic.retried += 1
-    if columns[_CACHE].startswith("hit"):
-        traffic.cache_hits += 1
-
-    key = (minute, route, upstream)
-    latency = folded.latency.get(key)
-    if latency is None:
-        latency = folded.latency[key] = Latency()
-    _fold_latency(latency, float(columns[_DURATION]), float(columns[_GATEWAY]), columns[_SENT])
-
-    consumer, api_key = _id(columns[_CONSUMER]), _id(columns[_KEY])
-    if consumer or api_key:
-        key = (hour, consumer, api_key)
-        calls = folded.calls.get(key)
-        if calls is None:
-            calls = folded.calls[key] = Calls()
-        _fold_call(calls, status_class, outcome, bytes_in, bytes_out)
-        if api_key and at > folded.last_used.get(api_key, ""):
-            folded.last_used[api_key] = at
 
 
 def _fold_latency(latency: Latency, duration_ms: float, gateway_ms: float, upstream_ms: str) -> None:

@@ -143,9 +143,8 @@ def line(record: Record, source: str) -> str:
         f"{_second(second)}.{int((at_s - second) * 1_000_000):06d}+00\t"
         f"{request_id if request_id.isalnum() and len(request_id) <= WORD_MAX else _text(request_id)}\t{source}\t"
         f"{version}\t{_word(method)}\t{_word(host)}\t{_text(path.decode(errors='replace'), PATH_MAX)}\t{status}\t"
-        f"{_word(outcome)}\t{_text(detail) if detail else ''}\t{_address(client_ip)}\t"
-        f"{NULL if route_id is None else route_id}\t{NULL if upstream_id is None else upstream_id}\t{_word(target)}\t"
-        f"{NULL if consumer_id is None else consumer_id}\t{NULL if key_id is None else key_id}\t{duration_ms:.3f}\t"
+        f"{_word(outcome)}\t{_text(detail) if detail else ''}\t"
+        f"{_who_and_where(client_ip, route_id, upstream_id, target, consumer_id, key_id)}\t{duration_ms:.3f}\t"
         f"{gateway_ms:.3f}\t{NULL if upstream_ms is None else f'{upstream_ms:.3f}'}\t{bytes_in}\t{bytes_out}\t{tries}\t"
         f"{cache_status and _word(cache_status)}\n"
     )
@@ -171,6 +170,12 @@ def _second(at_s: int) -> str:
 
 
 @lru_cache(maxsize=8192)
+def _who_and_where(client_ip: str, *found: int | str | None) -> str:
+    """Six columns that recur together: the client's address, route, upstream, target, consumer and key."""
+    words = [NULL if one is None else _word(one) if isinstance(one, str) else str(one) for one in found]
+    return "\t".join([_address(client_ip), *words])
+
+
 def _address(client_ip: str) -> str:
     """As PostgreSQL's inet takes it: no zone, and NULL for what is no address (a unix socket, nonsense in a header)."""
     try:
