@@ -19,6 +19,7 @@ from gateway.proxy import metrics
 from gateway.proxy.errors import ClientClosed, UpstreamError
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.headers import Given
+from gateway.proxy.messages import at_once
 from gateway.proxy.pipeline import Pipeline
 
 # --- traffic ----------------------------------------------------------------------------------------------------------
@@ -98,8 +99,7 @@ class ClientBody:
 
     def at_once(self, most: int) -> bytes | None:
         """See `gateway.proxy.messages.at_once`."""
-        take = getattr(self._request, "at_once", None)
-        body = None if take is None else take(most)
+        body = at_once(self._request, most)
         if body is not None:
             self._more = False
         return body

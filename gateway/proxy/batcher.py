@@ -126,8 +126,7 @@ class Batcher:
         self._flight = flight
         try:
             script = [pack("EVALSHA", SCRIPT_SHA, *flight.arguments)] if flight.checks else []
-            packed = [*script, *[command.packed for command in flight.commands]]
-            self._line.send(packed, len(packed))
+            self._line.send([*script, *[command.packed for command in flight.commands]])
         except Exception as error:  # whatever went wrong, those who wait must not wait for ever
             self._lost(error)
             return
@@ -144,7 +143,7 @@ class Batcher:
                 if str(numbers).startswith("NOSCRIPT") and not flight.again:
                     # A restart or SCRIPT FLUSH: nothing ran, so nothing is counted twice.
                     flight.again, flight.kept = True, replies
-                    self._line.send([pack("EVAL", SCRIPT, *flight.arguments)], 1)
+                    self._line.send([pack("EVAL", SCRIPT, *flight.arguments)])
                 else:  # read-only replica, out of memory, still loading
                     self._lost(numbers)
                 return

@@ -48,10 +48,10 @@ class RedisLine(asyncio.Protocol):
             self.close()
             raise RedisGone("The connection was closed at once.")
 
-    def send(self, packed: Sequence[bytes], replies: int) -> None:
-        """Not before the last one is answered."""
+    def send(self, packed: Sequence[bytes]) -> None:
+        """Commands, each with one reply. Not before the last ones are answered."""
         assert self._transport is not None
-        self._replies, self._left = [], replies
+        self._replies, self._left = [], len(packed)
         self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
 
     def close(self) -> None:
