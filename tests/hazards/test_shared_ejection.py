@@ -19,7 +19,8 @@ CLIENTS = 4
 
 @pytest.mark.parametrize("kind", BAD)
 def test_one_of_three_fails_at_most_five_requests_of_the_node(gateway: Gateway, plain_upstream: int, kind: str) -> None:
-    # Who is refused goes on to the next target. What is under way beside the fifth that fails may fail too.
+    # Who is refused goes on to the next target. What is under way beside the fifth that fails may fail too. When the
+    # last of them fails is open: a target that falls silent is asked less before it is ejected.
     most = 0 if kind == "refuses" else 5 + CLIENTS - 1
     for _ in range(3):  # what workers tell each other is late where they wait for a core: the best is their own
         with BAD[kind]() as bad, target(answering(OK)) as other:
@@ -27,7 +28,6 @@ def test_one_of_three_fails_at_most_five_requests_of_the_node(gateway: Gateway, 
             answers = ask_anew(gateway.port, REQUESTS, CLIENTS)
         failed = [number for number, (status, _, _) in enumerate(answers) if status != 200]
         assert len(answers) == REQUESTS
-        assert not failed or failed[-1] < REQUESTS // 2
         if len(failed) <= most:
             break
     assert len(failed) <= most, failed
