@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+import uvloop
 
 # Before Django's settings are read: a data directory of the suite's own, in a short path other accounts can reach.
 DATA_DIR = Path(tempfile.mkdtemp(prefix="hg-test-"))
@@ -36,6 +38,20 @@ sys.dont_write_bytecode = False
 # For each client, and each `httpx.get`, httpx reads its trust store: 20 ms, some thousand times.
 transport: Any = httpx._transports.default
 transport.create_ssl_context = functools.cache(transport.create_ssl_context)
+# uvloop warns of a transport that was left open before it closes it. As an error that would keep it from closing it,
+# and the loop from ending: a test that fails half-way would hang for ever.
+close_loop = uvloop.Loop.close
+
+
+def close_and_then_warn(loop: uvloop.Loop) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        close_loop(loop)
+    for one in caught:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+uvloop.Loop.close = close_and_then_warn  # type: ignore[method-assign]
 
 from django.conf import settings  # noqa: E402
 

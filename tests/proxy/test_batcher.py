@@ -325,9 +325,11 @@ async def relayed(
     listening = await asyncio.start_server(relay, "127.0.0.1", ssl=tls)
     async with listening:
         place = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
-        yield f"rediss://{place}?ssl_ca_certs={certificates}" if tls else f"redis://{place}", clients
-        ended.set()
-        await until(lambda: all(client.transport.is_closing() for client in clients), within_s=2)
+        try:
+            yield f"rediss://{place}?ssl_ca_certs={certificates}" if tls else f"redis://{place}", clients
+        finally:
+            ended.set()
+            await until(lambda: all(client.transport.is_closing() for client in clients), within_s=2)
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -347,7 +349,7 @@ async def test_replies_that_come_in_pieces_are_put_together(private: PrivateServ
 async def test_who_says_what_nobody_asked_for_is_not_believed_any_more(
     private: PrivateServer, key: str, said: bytes
 ) -> None:
-    unit = [(key, Limit("fixed-window", 5, 60.0))]
+    unit = [(key, Limit("sliding-window", 5, 60.0))]
     async with relayed(private) as (url, clients), started(url) as batcher:
         assert (await batcher.check(unit))[0].remaining == 4
         clients[-1].write(said)
