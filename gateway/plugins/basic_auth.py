@@ -21,6 +21,7 @@ from gateway.proxy.errors import Reject
 from gateway.proxy.exchange import Credential, Exchange
 
 _AUTHORIZATION = b"authorization"
+_HIDDEN = frozenset({_AUTHORIZATION})
 _MAX_ENCODED = 4 * MAX_BYTES
 
 
@@ -54,7 +55,7 @@ class BasicAuth(Plugin):
         if given is not None:
             admit(exchange, await self._proved(*given))
             if self.config.hide_credentials:
-                exchange.headers[:] = [pair for pair in exchange.headers if pair[0] != _AUTHORIZATION]
+                exchange.headers = headers.without(exchange.headers, _HIDDEN)
         elif self.config.anonymous:
             await admit_anonymous(exchange, self.resources, self.config.anonymous)
         else:

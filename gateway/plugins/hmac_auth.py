@@ -249,7 +249,7 @@ class HmacAuth(Plugin):
             credential = Credential("hmac", claims.subject(self.name, username), username, consumer)
             self._credentials[username] = credential
         exchange.consumer, exchange.credential = consumer, credential
-        exchange.headers[:] = [pair for pair in exchange.headers if pair[0] not in self._hidden]
+        exchange.headers = headers.without(exchange.headers, self._hidden)
         exchange.headers += credential.fields
 
     def _invalid(self, detail: str) -> Reject:

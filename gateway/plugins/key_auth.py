@@ -66,6 +66,7 @@ class KeyAuth(Plugin):
     def __init__(self, config: KeyAuthConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)
         self._header_names = frozenset(name.lower().encode() for name in config.key_names if config.key_in_header)
+        self._names_and_authorization = self._header_names | {_AUTHORIZATION}
         self._query_names = frozenset(name.encode() for name in config.key_names if config.key_in_query)
         self._challenge = ((b"www-authenticate", f'ApiKey realm="{config.realm}"'.encode()),)
         names = " or ".join(f"`{name}`" for name in config.key_names)
@@ -116,11 +117,10 @@ class KeyAuth(Plugin):
 
     def _hide(self, exchange: Exchange, key: bytes) -> None:
         """Everything under a key name goes. `Authorization` goes if it holds the key: else it is the upstream's."""
-        exchange.headers[:] = [
-            (name, value)
-            for name, value in exchange.headers
-            if name not in self._header_names and not (name == _AUTHORIZATION and _from_scheme(value) == key)
-        ]
+        names = self._header_names
+        if any(_from_scheme(value) == key for value in headers.get_all(exchange.headers, _AUTHORIZATION)):
+            names = self._names_and_authorization
+        exchange.headers = headers.without(exchange.headers, names)
         wire = exchange.query if exchange.upstream_query is None else exchange.upstream_query
         if wire and (shorter := query.without(wire, self._query_names)) != wire:
             exchange.upstream_query = shorter

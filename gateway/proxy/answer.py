@@ -1,4 +1,4 @@
-"""What comes back from an upstream: the answer as its consumer sees it, and what its head may say.
+"""What comes back from an upstream: the answer as its consumer sees it.
 
 An UpstreamAnswer outlives its use of the connection: a small one is complete when its head is seen, and the connection
 is back in the pool before the consumer looks. Chunks wait in a list and `async for` takes all that wait as one; there
@@ -8,16 +8,11 @@ is a future only while there is nothing to take.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable
-from math import inf
 from typing import Protocol
 
 from .errors import UpstreamBroke, UpstreamError
 from .headers import Pairs
-
-MAX_HEAD_BYTES = 64 * 1024
-MAX_FIELDS = 200
 
 
 class Source(Protocol):
@@ -141,40 +136,3 @@ class Tunnel:
 
     async def aclose(self) -> None:
         self._answer.abort()
-
-
-class Violation(Exception):
-    """What the parser let pass and we do not. Raised in a callback, it stops the parser."""
-
-
-_EXAMINED = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
-_PROMISE = re.compile(rb"timeout=(\d{1,6})")
-
-
-def inspect(fields: Pairs, version: str, received_bytes: int) -> tuple[bytes, bool, float]:
-    """How a head frames its body (the Content-Length, `chunked`, or nothing: until the end of the connection),
-    whether it closes the connection, and for how long it promises to keep it. Raises Violation.
-
-    Two Content-Lengths, or one beside Transfer-Encoding, do not come this far: the parser refuses them.
-    """
-    if len(fields) > MAX_FIELDS:
-        raise Violation("too many fields")
-    if received_bytes > MAX_HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > MAX_HEAD_BYTES:
-        raise Violation("head too large")
-    if version not in ("1.1", "1.0"):
-        raise Violation("not HTTP/1")
-    framing, closing, promise_s = b"", False, inf
-    for name, value in fields:
-        if name not in _EXAMINED:
-            continue
-        if name == b"content-length":
-            framing = value
-        elif name == b"transfer-encoding":
-            if framing or version == "1.0" or value.lower() != b"chunked":  # RFC 9112 §6.1
-                raise Violation("a transfer coding other than one `chunked`")
-            framing = value
-        elif name == b"connection":
-            closing = closing or b"close" in value.lower()
-        elif found := _PROMISE.search(value):
-            promise_s = int(found[1])
-    return framing, closing, promise_s

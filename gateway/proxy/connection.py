@@ -1,16 +1,11 @@
 """One HTTP/1.1 client connection: bytes to and from an upstream, one request at a time, strict about every answer.
 
     pool ── exchange(answer, head, body) ──► Connection ──► socket
-                                                │ httptools (llhttp)
+                                                │ Reader
     consumer ◄── async for ── UpstreamAnswer ◄──┘
 
 No task is ever started: a request body is pumped by the caller, who is interrupted when an answer (or the end of the
-connection) comes first.
-
-Refused as UpstreamBroke (RFC 9112): Transfer-Encoding beside Content-Length, or other than exactly one `chunked`; two
-Content-Lengths, even equal ones; obs-fold; bare CR or LF; bad chunk sizes; another version than 1.0 or 1.1; heads,
-trailers or chunk extensions beyond MAX_HEAD_BYTES or MAX_FIELDS; a 101 nobody asked for. Trailers are dropped.
-Tolerated, because the parser cannot tell: empty lines before an answer.
+connection) comes first. What the reader refuses is UpstreamBroke.
 """
 
 from __future__ import annotations
@@ -20,15 +15,15 @@ import os
 import select
 from collections.abc import AsyncIterable
 from math import inf
-from typing import Any, Protocol
+from typing import Protocol
 
 import httptools
 
-from .answer import MAX_FIELDS, MAX_HEAD_BYTES, UpstreamAnswer, Violation, inspect
+from .answer import UpstreamAnswer
 from .errors import UpstreamBroke, UpstreamError, UpstreamTimeout
-from .headers import Pairs
 from .messages import at_once, framed, wrong_length
 from .outbox import Outbox
+from .reading import Reader, Violation
 
 #: Reading stops while this much of an answer waits for its consumer. One read (256 kB) may come on top.
 HIGH_WATER_BYTES = 128 * 1024
@@ -44,25 +39,19 @@ class Owner(Protocol):
     def watch(self, deadline_s: float) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class Connection(Reader, asyncio.Protocol):
     """Idle while `answer` is None. `deadline_s` (loop time) is when the pool's sweep calls `expire`."""
 
     transport: asyncio.Transport
 
     def __init__(self, owner: Owner, first_byte_s: float, idle_s: float) -> None:
+        super().__init__()
         self.owner, self.first_byte_s, self.idle_s = owner, first_byte_s, idle_s
         self.loop = asyncio.get_running_loop()
-        self.answer: UpstreamAnswer | None = None
         self.connected = self.closed = False
         self.used = False  # has carried an answer before: may die under the next request (keep-alive race)
         self.deadline_s, self.phase = inf, ""
-        self.keep_alive_hint_s = inf  # what the upstream's Keep-Alive field promises
-        self.moved_bytes = 0  # of bodies, in either direction
         self._poll = select.poll()
-        self._parser: Any = None
-        self._fields: Pairs = []
-        self._overhead_bytes = 0  # received since the last byte of a head or body was passed on
-        self._keep_alive = self._until_close = self._tunnel = False
         self._reading_paused = self._writing_paused = False
         self._interruption: asyncio.Timeout | None = None  # there while a body is being sent
         self._drained: asyncio.Future[None] | None = None
@@ -76,10 +65,8 @@ class Connection(asyncio.Protocol):
 
         `length` None: the body is sent in chunks. Raises UpstreamBroke, UpstreamTimeout, and what `body` raises.
         """
-        self.answer, answer.connection = answer, self
-        self._parser = httptools.HttpResponseParser(self)
-        self._fields, self._overhead_bytes, self._length, self._left = [], 0, 0, 0
-        self._keep_alive = self._until_close = False
+        self._expect(answer)
+        answer.connection = self
         try:
             if body is None:
                 self.owner.outbox.post(self.transport, head)
@@ -211,26 +198,13 @@ class Connection(asyncio.Protocol):
         if answer is None:  # nobody asked: what follows an answer is not to be trusted
             self.close()
             return
-        answer.touched = True
-        if self._left:
-            self._plain_body(answer, data)
-        elif self._tunnel:
-            self.on_body(data)
-        else:
-            self._overhead_bytes += len(data)
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._open_tunnel(answer, data[upgrade.args[0] :])
-            except httptools.HttpParserError as error:
-                self._broken(answer, error)
-                return
-            if self._overhead_bytes > MAX_HEAD_BYTES:
-                self._broken(answer, Violation("too many bytes of head, trailers or chunk extensions"))
-                return
-            if self._length > answer.unread_bytes and not answer.complete:  # the rest is not to be parsed, nor copied
-                self._left, self._keep_alive = self._length - answer.unread_bytes, self._parser.should_keep_alive()
-                self._parser = None
+        try:
+            self._read(answer, data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._open_tunnel(answer, data[upgrade.args[0] :])
+        except (httptools.HttpParserError, Violation) as error:
+            self._broken(answer, error)
+            return
         if answer.complete:
             self._finish(answer)
         elif answer.status:
@@ -240,13 +214,6 @@ class Connection(asyncio.Protocol):
                 self._due("idle", inf if self._tunnel else self.idle_s)
         if answer.status:
             self._notify(answer)
-
-    def _plain_body(self, answer: UpstreamAnswer, data: bytes) -> None:
-        if len(data) > self._left:  # there are bytes after the answer
-            data, self._keep_alive = data[: self._left], False
-        self._left -= len(data)
-        self.on_body(data)
-        answer.complete = not self._left
 
     def eof_received(self) -> None:
         answer = self.answer
@@ -265,60 +232,6 @@ class Connection(asyncio.Protocol):
         broke = UpstreamBroke()
         broke.__cause__ = error
         self.fail(broke)
-
-    # --- httptools
-
-    def on_message_begin(self) -> None:
-        if self.answer is None or self.answer.complete:
-            raise Violation("bytes after the answer")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        answer = self.answer
-        assert answer is not None
-        fields, self._fields = self._fields, []
-        status, version = self._parser.get_status_code(), self._parser.get_http_version()
-        framing, closing, self.keep_alive_hint_s = inspect(fields, version, self._overhead_bytes)
-        if status < 200:
-            if status < 100 or framing not in (b"", b"0") or (status == 101 and not answer.may_upgrade()):
-                raise Violation("an interim answer that must not be")
-            if status == 103 and answer.hints is not None:
-                answer.hints([value for name, value in fields if name == b"link"])
-            if status != 101:
-                return
-        self._overhead_bytes = 0
-        answer.status, answer.headers = status, fields
-        if answer.to_head or status in (204, 304):
-            answer.complete = True
-            self._keep_alive = version == "1.1" and not closing and (status != 204 or framing in (b"", b"0"))
-        self._until_close = not framing and not answer.complete
-        self._length = int(framing) if framing.isdigit() else 0  # `_left` is what comes behind the first packet
-
-    def on_body(self, chunk: bytes) -> None:
-        answer = self.answer
-        assert answer is not None
-        self._overhead_bytes = 0
-        if answer.complete:
-            self._keep_alive = False  # a body where none may be: dropped, and the connection with it
-        else:
-            answer.chunks.append(chunk)
-            answer.unread_bytes += len(chunk)
-            self.moved_bytes += len(chunk)
-
-    def on_chunk_header(self) -> None:
-        if self.answer is None or self.answer.complete:
-            raise Violation("a body where none may be")
-
-    def on_message_complete(self) -> None:
-        answer = self.answer
-        assert answer is not None
-        if answer.status >= 200 and not answer.complete:
-            if len(self._fields) > MAX_FIELDS:
-                raise Violation("too many trailers")
-            answer.complete = True
-            self._keep_alive = self._parser.should_keep_alive()
 
     # --- ends and deadlines
 

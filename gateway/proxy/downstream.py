@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from gateway.proxy.exchange import Exchange
-from gateway.proxy.headers import HOP_BY_HOP, Given, Pairs, canonical, connection_options, get, get_all
+from gateway.proxy.headers import HOP_BY_HOP, Given, Lasting, Pairs, canonical, connection_options, get, get_all
 
 #: Fields only the gateway may set upstream (design: names from outside). `Expect` is answered by our own server.
 _OWNED = frozenset({b"forwarded", b"x-real-ip", b"x-credential-identifier", b"x-anonymous-consumer", b"expect"})
@@ -32,13 +32,13 @@ class Downstream:
             read = self._read(pairs)
             if type(pairs) is Given:
                 pairs.read = read
-        kept, exchange.authority, exchange.host = read
+        base, exchange.authority, exchange.host = read
         if self._trusted and self.trusts(exchange.peer_ip):
             exchange.peer_trusted = True
             self._believe(exchange)
-        exchange.headers = kept.copy()
+        exchange.headers = base.grow()
 
-    def _read(self, pairs: Pairs) -> tuple[Pairs, bytes, str]:
+    def _read(self, pairs: Pairs) -> tuple[Lasting, bytes, str]:
         host, named = b"", frozenset[bytes]()
         for name, value in pairs:
             if name == b"host":
@@ -47,7 +47,7 @@ class Downstream:
                 named = connection_options(pairs) - _FRAMING
         dropped = self._dropped
         kept = [p for p in pairs if not (dropped[p[0]] if p[0] in dropped else self._drops(p[0]))]
-        return [p for p in kept if p[0] not in named] if named else kept, host, host_name(host)
+        return Lasting([p for p in kept if p[0] not in named] if named else kept), host, host_name(host)
 
     def trusts(self, address: str) -> bool:
         try:

@@ -22,13 +22,15 @@ from gateway.proxy.ending import Ending, may_end
 from gateway.proxy.errors import AmbiguousPath, BodyTooLarge, ConnectFailed, UpstreamError
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.guard import Guards
-from gateway.proxy.messages import UpstreamRequest, UpstreamResponse, at_once
+from gateway.proxy.messages import UpstreamRequest, UpstreamResponse, at_once, lines_of
 from gateway.proxy.paths import climbs
 from gateway.proxy.patterns import rewrite_path
 from gateway.proxy.snapshot import CarePolicy, RouteSpec, UpstreamSpec
 from gateway.proxy.transport import NO_BODY, Transports, transport_key
 
 VIA = b"1.1 hydragate"
+#: A request says these once.
+_MERGED = frozenset({b"host", b"via"})
 
 
 class Forwarder:
@@ -45,12 +47,12 @@ class Forwarder:
         upstream, route = exchange.upstream, exchange.route
         assert upstream is not None
         assert route is not None
-        own_host, pairs = request_headers(exchange, route)
+        own_host, pairs, lines = request_headers(exchange, route)
         path = request_target(exchange, route)
         method = exchange.upstream_method or exchange.method
         body = NO_BODY if exchange.body is None else CountedBody(exchange, self._body_limit(route))
         if upstream.care is not None:
-            await self._carefully(exchange, upstream, upstream.care, own_host, pairs, method, path, body)
+            await self._carefully(exchange, upstream, upstream.care, own_host, pairs, lines, method, path, body)
             return
         tried: set[str] | tuple[()] = ()
         extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
@@ -62,7 +64,7 @@ class Forwarder:
             exchange.target = target.address
             exchange.tries += 1
             host = (b"host", own_host or target.authority)
-            request = UpstreamRequest(method, [host, *pairs], body, extensions)
+            request = UpstreamRequest(method, [host, *pairs], body, extensions, lines)
             try:
                 await self._attempt(exchange, upstream, state, request)
                 return
@@ -73,7 +75,7 @@ class Forwarder:
 
     async def _carefully(
         self, exchange: Exchange, upstream: UpstreamSpec, care: CarePolicy, own_host: bytes, pairs: fields.Pairs,
-        method: str, path: bytes, stream: httpx.AsyncByteStream,
+        lines: bytes, method: str, path: bytes, stream: httpx.AsyncByteStream,
     ) -> None:  # fmt: skip
         extensions: dict[str, Any] = {"target": path, "hints": exchange.hints}
         if upstream.total_timeout_s:
@@ -82,7 +84,7 @@ class Forwarder:
 
         def make(state: TargetState) -> httpx.Request:
             host = (b"host", own_host or state.target.authority)
-            return UpstreamRequest(method, [host, *pairs], stream if kept is None else kept, extensions)
+            return UpstreamRequest(method, [host, *pairs], stream if kept is None else kept, extensions, lines)
 
         guard = self.guards.of(upstream, care)
         await guard.ceiling.enter(deadline_of(extensions))
@@ -163,8 +165,7 @@ class Forwarder:
 def _deliver(exchange: Exchange, response: httpx.Response, stream: AnswerStream, whole: bytes | None) -> None:
     exchange.status = response.status_code
     exchange.answer_fields = raw = response.pairs if type(response) is UpstreamResponse else response.headers.raw
-    exchange.response_headers = fields.end_to_end(raw)
-    fields.append_token(exchange.response_headers, b"via", VIA)
+    exchange.response_headers = _passed(raw)
     if whole is not None:
         exchange.answer_body = whole
     elif may_end(exchange.response_headers):
@@ -172,6 +173,17 @@ def _deliver(exchange: Exchange, response: httpx.Response, stream: AnswerStream,
         exchange.answer_body, exchange.end = events, events.end
     else:
         exchange.answer_body = aiter(stream)
+
+
+def _passed(raw: fields.Pairs) -> fields.Pairs:
+    """What of an upstream's fields goes to the client."""
+    if type(raw) is fields.Lasting:
+        if raw.passed is None:
+            raw.passed = fields.Lasting(_passed([*raw]))
+        return raw.passed.grow()
+    pairs = fields.end_to_end(raw)
+    fields.append_token(pairs, b"via", VIA)
+    return pairs
 
 
 class Lease:
@@ -226,35 +238,50 @@ def _may_try_again(error: UpstreamError) -> bool:
     return isinstance(error, ConnectFailed) or (error.safe_to_retry and error.phase in ("", "connect"))
 
 
-def request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs]:
-    """Host, if it does not depend on the target (a plugin's, or the client's where the route keeps it); the rest."""
-    pairs = [pair for pair in exchange.headers if pair[0] != b"host"]
-    if len(pairs) < len(exchange.headers):
-        host = fields.get(exchange.headers, b"host") or b""
-    else:
-        host = exchange.authority if route.preserve_host else b""
-    if exchange.body is not None and exchange.content_length is None:
-        pairs.append((b"transfer-encoding", b"chunked"))
-    pairs += _forwarded(
+def request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields.Pairs, bytes]:
+    """Host, if it does not depend on the target (a plugin's, or the client's where the route keeps it); the rest; and
+    what `lines_of` the rest is, if that is known."""
+    headers = exchange.headers
+    host = exchange.authority if route.preserve_host else b""
+    ours, our_lines = _ours(
         exchange.peer_ip, exchange.client_ip, exchange.forwarded_for, exchange.scheme, exchange.authority, exchange.port
     )
+    framing: fields.Pairs = []
+    if exchange.body is not None and exchange.content_length is None:
+        framing.append((b"transfer-encoding", b"chunked"))
     if route.strip_path and (prefix := _stripped_prefix(exchange, route)):
-        pairs.append((b"x-forwarded-prefix", prefix))
-    fields.append_token(pairs, b"via", VIA)
-    return host, pairs
+        framing.append((b"x-forwarded-prefix", prefix))
+    if type(headers) is fields.Grown and (more := headers.more()) is not None:
+        base = headers.base
+        if base.lines is None and fields.get(base, b"via") is None:
+            base.lines = lines_of(base)
+        if base.lines is not None and not (more and any(pair[0] in _MERGED for pair in more)):
+            more += framing
+            return host, [*base, *more, *ours], base.lines + (lines_of(more) if more else b"") + our_lines
+    pairs = [pair for pair in headers if pair[0] != b"host"]
+    if len(pairs) < len(headers):
+        host = fields.get(headers, b"host") or b""
+    pairs += framing
+    pairs += ours[:-1]
+    fields.append_token(pairs, *ours[-1])
+    return host, pairs, b""
 
 
-@lru_cache(maxsize=4096)
-def _forwarded(peer_ip: str, client_ip: str, chain: bytes, scheme: str, authority: bytes, port: int) -> fields.Pairs:
-    """The same for every request of a connection."""
+@lru_cache(maxsize=2048)
+def _ours(
+    peer_ip: str, client_ip: str, chain: bytes, scheme: str, authority: bytes, port: int
+) -> tuple[fields.Pairs, bytes]:
+    """What tells an upstream of the way here, and its lines: the same for every request of a connection."""
     peer = peer_ip.encode()
-    return [
+    pairs = [
         (b"x-forwarded-for", chain + b", " + peer if chain else peer or b"unknown"),
         (b"x-forwarded-proto", scheme.encode()),
         (b"x-forwarded-host", authority),
         (b"x-forwarded-port", b"%d" % port),
         (b"x-real-ip", client_ip.encode() or b"unknown"),
+        (b"via", VIA),
     ]
+    return pairs, lines_of(pairs)
 
 
 def request_target(exchange: Exchange, route: RouteSpec) -> bytes:

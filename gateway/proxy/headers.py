@@ -4,20 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 Pair = tuple[bytes, bytes]
 Pairs = list[Pair]
 
 
 class Lasting(Pairs):
-    """Fields of an answer that is sent again and again, `Content-Length` and `Date` among them and no `Connection`.
-    Nobody changes them any more, so who sends them may keep in `sent` what they are on the wire."""
+    """Fields that are sent again and again: of an upstream's head, of an answer that is kept, of a client's requests.
+    Nobody changes them any more, so who reads them may keep here what they say: `passed`, what a client gets of an
+    upstream's; `written`, what a client's connection gets; `lines`, what an upstream's gets."""
 
-    __slots__ = ("sent",)
+    __slots__ = ("lines", "passed", "without", "written")
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
         super().__init__(pairs)
-        self.sent: tuple[int, bytes, int | None] | None = None  # status, status line and fields, length of the body
+        self.passed: Lasting | None = None
+        self.written: Written | None = None
+        self.lines: bytes | None = None
+        self.without: dict[frozenset[bytes], Lasting] = {}
+
+    def grow(self) -> Grown:
+        """A copy that may be changed."""
+        grown = Grown(self)
+        grown.base = self
+        return grown
+
+
+class Grown(Pairs):
+    """By `Lasting.grow`. As a rule other fields are put behind those of `base`, and that is all."""
+
+    __slots__ = ("base",)
+    base: Lasting
+
+    def more(self) -> Pairs | None:
+        """What was put behind them; None if they themselves were changed."""
+        base = self.base
+        count = len(base)
+        return self[count:] if self[:count] == base else None
+
+
+class Written(NamedTuple):
+    """Fields as lines, without those that the server has a word of its own on; and what these say."""
+
+    lines: bytes
+    date: bytes  # the line, if there is one
+    length: int | None  # Content-Length
+    closes: bool
 
 
 class Given(Pairs):
@@ -29,7 +62,7 @@ class Given(Pairs):
     def __init__(self, pairs: Iterable[Pair] = ()) -> None:
         super().__init__(pairs)
         self.bodiless = False
-        self.read: tuple[Pairs, bytes, str] | None = None
+        self.read: tuple[Lasting, bytes, str] | None = None
 
 
 #: RFC 9110 §7.6.1 and RFC 9112: meaningful for one connection only, never forwarded.
@@ -68,6 +101,20 @@ def remove_owned(pairs: Pairs, owned: frozenset[bytes]) -> None:
     """All that an upstream may take for one of these, which are canonical."""
     if owned:
         pairs[:] = [pair for pair in pairs if canonical(pair[0]) not in owned]
+
+
+def without(pairs: Pairs, names: frozenset[bytes]) -> Pairs:
+    """The same without all of these names, in a list of its own. For names that are left out again and again."""
+    more = pairs.more() if type(pairs) is Grown else None
+    if more is None:
+        return [pair for pair in pairs if pair[0] not in names]
+    base: Lasting = pairs.base  # type: ignore[attr-defined]
+    rest = base.without.get(names)
+    if rest is None:
+        rest = base.without[names] = Lasting([pair for pair in base if pair[0] not in names])
+    grown = rest.grow()
+    grown += [pair for pair in more if pair[0] not in names]
+    return grown
 
 
 def put(pairs: Pairs, name: bytes, value: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from .errors import BadRequest
+from .errors import BadRequest, GatewayError
 from .headers import Pairs
 
 _BASE = httpx.URL("http://upstream")  # never used for addressing: the target's transport knows where it leads
@@ -48,12 +48,15 @@ class PairHeaders(httpx.Headers):
 
 
 class UpstreamRequest(httpx.Request):
-    """`method` in upper case; `pairs` is what `headers.raw` would be."""
+    """`method` in upper case; `pairs` is what `headers.raw` would be; `lines`, if known, what all of them but the first
+    are on the wire (`lines_of`)."""
 
     url = _BASE
 
-    def __init__(self, method: str, pairs: Pairs, stream: httpx.AsyncByteStream, extensions: dict[str, Any]) -> None:
-        self.method, self.pairs, self.stream, self.extensions = method, pairs, stream, extensions
+    def __init__(
+        self, method: str, pairs: Pairs, stream: httpx.AsyncByteStream, extensions: dict[str, Any], lines: bytes = b""
+    ) -> None:
+        self.method, self.pairs, self.stream, self.extensions, self.lines = method, pairs, stream, extensions, lines
 
     def __getattr__(self, name: str) -> Any:
         if name != "headers":
@@ -84,6 +87,16 @@ class UpstreamResponse(httpx.Response):
             raise AttributeError(name)
         return self.__dict__[name]
 
+
+def lines_of(pairs: Pairs) -> bytes:
+    """Fields as they are sent. A line break in a value would be another field, or another request: refused."""
+    lines = b"\r\n".join([*map(b": ".join, pairs), b""])
+    if lines.count(b"\n") != len(pairs) or lines.count(b"\r") != len(pairs):
+        raise GatewayError(BREAKS)
+    return lines
+
+
+BREAKS = "The request for the upstream holds a line break or space where none may be."
 
 #: A body that is here already and not longer goes out with its head.
 POSTED_BYTES = 16 * 1024

@@ -61,7 +61,7 @@ class Shadows:
 
     def copied(self, exchange: Exchange) -> Copy:
         assert exchange.route is not None
-        host, pairs = request_headers(exchange, exchange.route)
+        host, pairs, _ = request_headers(exchange, exchange.route)
         unframed = [pair for pair in pairs if pair[0] not in _FRAMING]
         method = exchange.upstream_method or exchange.method
         return Copy(method, host, unframed, request_target(exchange, exchange.route))

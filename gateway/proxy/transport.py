@@ -28,14 +28,12 @@ from .connection import Connection
 from .errors import GatewayError, UpstreamBroke, UpstreamError
 from .fence import FENCE, Fence
 from .headers import Pairs
-from .messages import IDEMPOTENT, NO_BODY, UpstreamRequest, UpstreamResponse, body_of
+from .messages import BREAKS, IDEMPOTENT, NO_BODY, UpstreamRequest, UpstreamResponse, body_of, lines_of
 from .pool import KEEP_ALIVE_S, MAX_WAITING, Pool, Timeouts
 from .snapshot import TargetSpec, UpstreamSpec
 from .stock import StockTransport
 
 __all__ = ["NO_BODY", "TargetTransport", "Timeouts", "Transport", "Transports", "transport_key", "transport_to"]
-
-_END = (b"", b"")  # what is joined behind the last field
 
 
 class _Stream(UpstreamAnswer, httpx.AsyncByteStream):
@@ -59,8 +57,11 @@ class TargetTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         method = request.method
-        pairs = request.pairs if type(request) is UpstreamRequest else request.headers.raw
-        head = request_head(method, request.extensions["target"], pairs)
+        if type(request) is UpstreamRequest:
+            pairs, lines = request.pairs, request.lines
+        else:
+            pairs, lines = request.headers.raw, b""
+        head = request_head(method, request.extensions["target"], pairs, lines)
         body, length = (None, 0) if request.stream is NO_BODY else body_of(request.stream, pairs)
         replayable = body is None and method in IDEMPOTENT
         pool, total_s = self.pool, self.pool.timeouts.total_s
@@ -144,14 +145,13 @@ def transport_key(upstream: UpstreamSpec, target: TargetSpec) -> Hashable:
     )
 
 
-def request_head(method: str, target: bytes, pairs: Pairs) -> bytes:
-    """One join. A line break in a value, or a space in the target, would be another request: refused here for all."""
-    lines = [method.encode() + b" " + target + b" HTTP/1.1", *map(b": ".join, pairs), *_END]
-    head = b"\r\n".join(lines)
-    breaks = len(lines) - 1
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b" " in target:
-        raise GatewayError("The request for the upstream holds a line break or space where none may be.")
-    return head
+def request_head(method: str, target: bytes, pairs: Pairs, lines: bytes = b"") -> bytes:
+    """`lines` as in UpstreamRequest. A line break in a value, or a space in the target, would be another request:
+    refused here for all."""
+    start = b"%b %b HTTP/1.1\r\n%b: %b\r\n" % (method.encode(), target, *pairs[0])
+    if start.count(b"\n") != 2 or start.count(b"\r") != 2 or b" " in target:
+        raise GatewayError(BREAKS)
+    return start + (lines or lines_of(pairs[1:])) + b"\r\n"
 
 
 def response_of(answer: _Stream, connection: Connection) -> httpx.Response:

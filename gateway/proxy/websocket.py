@@ -65,7 +65,7 @@ class UpstreamSocket:
         upstream, route = exchange.upstream, exchange.route
         assert upstream is not None
         assert route is not None
-        own_host, pairs = request_headers(exchange, route)
+        own_host, pairs, _ = request_headers(exchange, route)
         handshake = _Handshake(own_host, request_target(exchange, route), pairs)
         if upstream.care is None:
             await self._try(exchange, upstream, handshake, None)

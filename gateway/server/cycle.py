@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from gateway.proxy.headers import Lasting
+from gateway.proxy.headers import Grown, Lasting, Written
 from gateway.server.refusals import InternalError, status_line
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 _OURS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"date"})
 _OUR_LENGTHS = frozenset(map(len, _OURS))  # of other fields it is not even asked whether they are ours
 _DISCONNECT: Message = {"type": "http.disconnect"}
+_LENGTH = "The answer has no single valid content-length."
 
 
 class ClientGone(OSError):
@@ -47,7 +48,7 @@ class Cycle:
     # the answer
     started = False  # bytes of it are out
     _status = 0
-    _fields: bytes | None = None  # status line and the application's own fields
+    _fields: bytes | None = None  # status line and all fields but those of framing
     _length: int | None = None  # its content-length
     _framed = False  # in chunks
     _sent = 0
@@ -216,38 +217,11 @@ class Cycle:
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is not the status of a final answer.")
-        if type(headers) is Lasting and headers.sent is not None and headers.sent[0] == status:
-            self._status, self._fields, self._length = headers.sent
-            self.bodiless = self._head_only or status in (204, 304)
-            return
-        lines: list[bytes] = []
-        date = self._connection.listener.date
-        for pair in headers:
-            name = pair[0]
-            if len(name) not in _OUR_LENGTHS or (lowered := name.lower()) not in _OURS:
-                lines.append(b": ".join(pair))
-            elif lowered == b"content-length":
-                self._declare(pair[1])
-            elif lowered == b"date":
-                date = b"date: " + pair[1] + b"\r\n"
-            elif lowered == b"connection" and b"close" in pair[1].lower():
-                self._keep = False
-        lines.append(date)
-        fields = status_line(status) + b"\r\n".join(lines)
-        count = len(lines) + 1
-        if fields.count(b"\n") != count or fields.count(b"\r") != count or b"\0" in fields:
-            raise ValueError("A header of the answer holds a line break or NUL.")
-        self._status = status
+        written = _written(headers)
+        self._status, self._length = status, written.length
+        self._keep = self._keep and not written.closes
         self.bodiless = self._head_only or status in (204, 304)
-        self._fields = fields
-        if type(headers) is Lasting:
-            headers.sent = status, fields, self._length
-
-    def _declare(self, value: bytes) -> None:
-        length = int(value) if value.isdigit() else -1
-        if length < 0 or self._length not in (None, length):
-            raise ValueError("The answer has no single valid content-length.")
-        self._length = length
+        self._fields = status_line(status) + written.lines + (written.date or self._connection.listener.date)
 
     def _body(self, body: bytes, more: bool) -> None:
         self._sent += len(body)
@@ -305,3 +279,46 @@ class Cycle:
         if self._waiter is not None:
             self._wake()
         self._connection.answered(self._keep)
+
+
+def _written(pairs: Iterable[tuple[bytes, bytes]]) -> Written:
+    """Raises ValueError."""
+    if type(pairs) is Lasting:
+        if pairs.written is None:
+            pairs.written = _write(pairs)
+        return pairs.written
+    if type(pairs) is not Grown or (grown := pairs.more()) is None:
+        return _write(pairs)
+    base = _written(pairs.base)
+    if not grown:
+        return base
+    more = _write(grown)
+    length = base.length if more.length is None else more.length
+    if base.length not in (None, length):
+        raise ValueError(_LENGTH)
+    return Written(base.lines + more.lines, more.date or base.date, length, base.closes or more.closes)
+
+
+def _write(pairs: Iterable[tuple[bytes, bytes]]) -> Written:
+    lines: list[bytes] = []
+    length, date, closes = None, b"", False
+    for pair in pairs:
+        name = pair[0]
+        if len(name) not in _OUR_LENGTHS or (lowered := name.lower()) not in _OURS:
+            lines.append(b": ".join(pair))
+        elif lowered == b"content-length":
+            value = int(pair[1]) if pair[1].isdigit() else -1
+            if value < 0 or length not in (None, value):
+                raise ValueError(_LENGTH)
+            length = value
+        elif lowered == b"date":
+            date = b": ".join(pair) + b"\r\n"
+        elif lowered == b"connection" and b"close" in pair[1].lower():
+            closes = True
+    count = len(lines) + bool(date)
+    lines.append(b"")
+    text = b"\r\n".join(lines)
+    checked = text + date
+    if checked.count(b"\n") != count or checked.count(b"\r") != count or b"\0" in checked:
+        raise ValueError("A header of the answer holds a line break or NUL.")
+    return Written(text, date, length, closes)

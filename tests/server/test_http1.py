@@ -586,6 +586,6 @@ async def test_lasting_fields_are_on_the_wire_what_others_are(head: bytes) -> No
     async with front(app) as server:
         method = head.split(b" ")[0].decode()
         first, *others = [await (await server.connect()).ask(head, method) for _ in range(3)]
-    assert fields.sent is not None
+    assert fields.written is not None
     assert first.body == (b"" if method == "HEAD" else b"ok")
     assert others == [first, first]
