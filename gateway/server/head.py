@@ -5,7 +5,8 @@ Two compiled patterns do the work, in C and in linear time (possessive quantifie
 the framing fields are then judged by name. This costs a little less than llhttp with a second, strict scan for what
 llhttp lets through; `tests/server/test_head.py` checks that llhttp reads every accepted head in the same way.
 
-Over one connection the fields of most requests are the same, byte for byte: then they are not read again (`Block`).
+Over one connection the fields of most requests are the same, byte for byte: then they are not read again (`Block`),
+and nothing is of a request that is repeated whole, as by who polls.
 
 Refused here, although seen in the wild: bare CR or LF, folded lines, space before the colon, control bytes, a
 Content-Length next to Transfer-Encoding, several Hosts, `#` in a target, HTTP/0.9.
@@ -44,7 +45,7 @@ _AUTHORITY = re.compile(
     rb"(?:[0-9A-Za-z._~\-]{1,255}+|\[[0-9A-Fa-f:.]{2,45}+\])"
     rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
-MAX_REMEMBERED_BYTES = 4096  # of the fields of an idle connection
+MAX_REMEMBERED_BYTES = 4096  # of the head of an idle connection
 _JUDGED = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
 _Judged = dict[bytes, list[bytes]]
@@ -65,7 +66,8 @@ class Block:
 
 @dataclass(slots=True)
 class Head:
-    """`length` is None for a chunked body. `target` is what the path was cut from, an absolute form already reduced."""
+    """Nobody changes it: it may be another request's too. `length` is None for a chunked body. `target` is what the
+    path was cut from, an absolute form already reduced."""
 
     method: str
     version: str
@@ -84,17 +86,23 @@ class Head:
 class HeadReader:
     """Gathers one head after another from packets of any size."""
 
-    __slots__ = ("_last", "_limits", "pending")
+    __slots__ = ("_last", "_limits", "_packet", "pending")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._last: Block | None = None
+        self._last: Head | None = None
+        self._packet = b""  # with which the last head came, and nothing else
         self.pending = bytearray()  # the beginning of a head
 
     def feed(self, data: bytes) -> tuple[Head, bytes] | None:
         """The next head and what follows it, or None if more is needed. Raises a GatewayError, after which: close."""
-        end = -1 if self.pending or data.startswith(b"\r") else data.find(_END)
-        if end < 0:  # not the usual case of one packet
+        last = self._last
+        if last is not None and data == self._packet and not self.pending:
+            return last, b""
+        whole = not self.pending and not data.startswith(b"\r")  # the usual case: one packet
+        end = data.find(_END) if whole else -1
+        if end < 0:
+            whole = False
             searched = max(len(self.pending) - 3, 0)
             self.pending += data
             if blank := _BLANK_LINES.match(self.pending):  # RFC 9112 §2.2
@@ -108,8 +116,9 @@ class HeadReader:
             self.pending.clear()
         if end + 4 > self._limits.max_head_bytes:
             raise HeadTooLarge
-        head = read(data, end + 4, self._limits, self._last)
-        self._last = head.block if len(head.block.text) <= MAX_REMEMBERED_BYTES else None
+        head = read(data, end + 4, self._limits, last.block if last is not None else None)
+        self._last = head if end <= MAX_REMEMBERED_BYTES else None
+        self._packet = data if whole and end + 4 == len(data) else b""
         return head, data[end + 4 :]
 
     def _check_beginning(self, searched: int) -> None:

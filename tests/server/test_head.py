@@ -260,7 +260,7 @@ HEADS = st.tuples(st.sampled_from(LINES), st.lists(FIELD, max_size=2)).map(
 @given(st.lists(HEADS.filter(lambda data: data.find(b"\r\n\r\n") == len(data) - 4), min_size=2, max_size=6))
 def test_a_head_is_read_as_if_it_were_the_first(heads: list[bytes]) -> None:
     reader = head.HeadReader(Limits())
-    for data in heads * 2:
+    for data in heads * 2 + [one for one in heads for _ in range(2)]:
         assert fed(reader, data) == fed(head.HeadReader(Limits()), data)
 
 
@@ -275,6 +275,21 @@ def test_fields_that_come_again_are_not_read_again_and_an_absolute_target_change
     assert last[0].headers is first[0].headers
     assert last[0].headers == [(b"host", b"a.test"), (b"x", b"1")]
     assert absolute[0].headers == [(b"host", b"b.test"), (b"x", b"1")]
+
+
+def test_a_request_that_is_repeated_whole_is_not_read_again_unless_it_ends_another() -> None:
+    reader = head.HeadReader(Limits())
+    data = b"GET /a HTTP/1.1\r\n" + H + b"\r\n"
+    first, second = reader.feed(data), reader.feed(data)
+    assert first
+    assert second
+    assert second == (first[0], b"")
+    assert second[0] is first[0]
+    assert reader.feed(data + b"GET") == (first[0], b"GET")
+    assert reader.feed(b"X") is None
+    longer = reader.feed(data)
+    assert longer
+    assert longer[0].method == "XGET"
 
 
 def test_large_fields_are_not_kept_for_a_connection_that_may_be_idle() -> None:
