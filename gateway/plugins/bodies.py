@@ -16,6 +16,7 @@ from gateway.plugins.jq_helper import STRICT
 from gateway.proxy import headers
 from gateway.proxy.errors import BodyTooLarge
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.messages import POSTED_BYTES, at_once
 
 
 class Unreadable(ValueError):
@@ -32,14 +33,16 @@ async def request_body(exchange: Exchange, limit: int) -> bytes:
         return b""
     if (exchange.content_length or 0) > limit:
         raise _too_large(limit)
-    chunks, size = [], 0
-    async for chunk in exchange.body:
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            exchange.body = _begun(chunks, exchange.body)
-            raise _too_large(limit)
-    body = b"".join(chunks)
+    body = at_once(exchange.body, min(limit, POSTED_BYTES))
+    if body is None:
+        chunks, size = [], 0
+        async for chunk in exchange.body:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                exchange.body = _begun(chunks, exchange.body)
+                raise _too_large(limit)
+        body = b"".join(chunks)
     exchange.body = Whole(body)
     return body
 

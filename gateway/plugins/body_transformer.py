@@ -13,7 +13,7 @@ are to be changed, the upstream is asked for whole and plain ones.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -93,10 +93,13 @@ class BodyTransformer(Plugin):
         exchange.body, exchange.content_length = bodies.Whole(changed), len(changed)
         _describe(exchange.headers, change, len(changed))
 
-    async def response(self, exchange: Exchange) -> None:
-        fields, change = exchange.response_headers, self._response
+    def response(self, exchange: Exchange) -> Awaitable[None] | None:
+        return None if self._response is None else self._respond(exchange, self._response)
+
+    async def _respond(self, exchange: Exchange, change: Change) -> None:
+        fields = exchange.response_headers
         assert fields is not None
-        if change is None or exchange.status in _BODILESS or headers.get(fields, b"content-encoding"):
+        if exchange.status in _BODILESS or headers.get(fields, b"content-encoding"):
             return
         if not change.takes(bodies.media_type(fields)):
             return

@@ -262,6 +262,8 @@ def request_headers(exchange: Exchange, route: RouteSpec) -> tuple[bytes, fields
     if len(pairs) < len(headers):
         host = fields.get(headers, b"host") or b""
     pairs += framing
+    if fields.get(pairs, b"via") is None:
+        return host, pairs + ours, lines_of(pairs) + our_lines
     pairs += ours[:-1]
     fields.append_token(pairs, *ours[-1])
     return host, pairs, b""
