@@ -25,6 +25,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 200
 #: Heads that a worker remembers, of all its upstreams, and the longest of them.
 MAX_KNOWN, MAX_KNOWN_BYTES = 512, 2048
+MAX_MET = 4096
 
 _END = b"\r\n\r\n"
 _EXAMINED = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
@@ -46,6 +47,7 @@ class Known:
 
 
 _known: dict[bytes, Known] = {}
+_met: set[int] = set()  # heads that came once, by their hash: many never come again
 
 
 class Reader:
@@ -112,11 +114,16 @@ class Reader:
         return True
 
     def _remember(self, status: int, fields: Pairs, length: int) -> Pairs:
-        """Only heads that came whole, at the beginning of a packet, and that nothing but an interim answer precedes."""
+        """Only heads that come a second time, whole, at the beginning of a packet, with nothing before them."""
         head = self._packet[: self._packet.find(_END) + 4]
-        if len(head) > MAX_KNOWN_BYTES or not head.startswith(b"HTTP/1.1 %d" % status):
+        if not self._packet or len(head) > MAX_KNOWN_BYTES:
             return fields
-        if any(name == b"set-cookie" for name, _ in fields):  # not twice the same
+        if (place := hash(head)) not in _met:
+            if len(_met) >= MAX_MET:
+                _met.clear()
+            _met.add(place)
+            return fields
+        if not head.startswith(b"HTTP/1.1 %d" % status) or any(name == b"set-cookie" for name, _ in fields):
             return fields
         if len(_known) >= MAX_KNOWN:
             _known.clear()
