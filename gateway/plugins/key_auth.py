@@ -66,7 +66,6 @@ class KeyAuth(Plugin):
     def __init__(self, config: KeyAuthConfig, resources: Resources, setting_id: int = 0) -> None:
         super().__init__(config, resources, setting_id)
         self._header_names = frozenset(name.lower().encode() for name in config.key_names if config.key_in_header)
-        self._names_and_authorization = self._header_names | {_AUTHORIZATION}
         self._query_names = frozenset(name.encode() for name in config.key_names if config.key_in_query)
         self._challenge = ((b"www-authenticate", f'ApiKey realm="{config.realm}"'.encode()),)
         names = " or ".join(f"`{name}`" for name in config.key_names)
@@ -117,10 +116,9 @@ class KeyAuth(Plugin):
 
     def _hide(self, exchange: Exchange, key: bytes) -> None:
         """Everything under a key name goes. `Authorization` goes if it holds the key: else it is the upstream's."""
-        names = self._header_names
-        if any(_from_scheme(value) == key for value in headers.get_all(exchange.headers, _AUTHORIZATION)):
-            names = self._names_and_authorization
-        exchange.headers = headers.without(exchange.headers, names)
+        exchange.headers = fields = headers.without(exchange.headers, self._header_names)
+        if any(_from_scheme(value) == key for value in headers.get_all(fields, _AUTHORIZATION)):
+            fields[:] = [pair for pair in fields if pair[0] != _AUTHORIZATION or _from_scheme(pair[1]) != key]
         wire = exchange.query if exchange.upstream_query is None else exchange.upstream_query
         if wire and (shorter := query.without(wire, self._query_names)) != wire:
             exchange.upstream_query = shorter

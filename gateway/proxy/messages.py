@@ -15,6 +15,8 @@ from .headers import Pairs
 
 _BASE = httpx.URL("http://upstream")  # never used for addressing: the target's transport knows where it leads
 
+BREAKS = "The request for the upstream holds a line break or space where none may be."
+
 #: RFC 9110 §9.2.2.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -95,8 +97,6 @@ def lines_of(pairs: Pairs) -> bytes:
         raise GatewayError(BREAKS)
     return lines
 
-
-BREAKS = "The request for the upstream holds a line break or space where none may be."
 
 #: A body that is here already and not longer goes out with its head.
 POSTED_BYTES = 16 * 1024

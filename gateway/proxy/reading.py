@@ -107,9 +107,7 @@ class Reader:
         answer.status, answer.headers = known.status, known.fields
         self.keep_alive_hint_s, self._keep_alive = known.keep_alive_hint_s, True
         if end < len(data):
-            answer.chunks.append(data[end:])
-            answer.unread_bytes = len(data) - end
-            self.moved_bytes += len(data) - end
+            self.on_body(data[end:])
         self._left, answer.complete = left, not left
         return True
 
