@@ -100,6 +100,12 @@ async def test_a_key_in_authorization_goes_also_if_an_empty_header_stands_beside
     assert headers.get(exchange.headers, b"authorization") is None
 
 
+async def test_of_two_authorizations_only_the_one_with_the_key_goes(make, exchange_of) -> None:
+    exchange = exchange_of(headers=[(b"authorization", b"Basic YTpi"), (b"authorization", b"Bearer " + KEY)])
+    await make("key-auth").access(exchange)
+    assert headers.get_all(exchange.headers, b"authorization") == [b"Basic YTpi"]
+
+
 @pytest.mark.parametrize("sent", [[], [(b"apikey", b"")], [(b"authorization", b"Basic YTpi")]])
 async def test_without_a_key_the_client_learns_where_to_put_one(make, exchange_of, sent) -> None:
     error = await refusal(make("key-auth"), exchange_of(headers=sent))
